@@ -1,0 +1,333 @@
+//! What the configuration consists of, with defaults; and the checks between its values.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use maia_common::ids::{NodeId, RegionName};
+use serde::{Deserialize, Serialize};
+
+/// The whole configuration of one coordinator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where this node keeps everything; one process at a time.
+    pub dir: PathBuf,
+    /// The secret that all processes of the cluster share.
+    pub cluster_key_file: PathBuf,
+    /// Which timeouts apply unless set one by one.
+    #[serde(default)]
+    pub preset: Preset,
+    /// Who this is.
+    pub node: NodeSection,
+    /// Where it listens.
+    pub listen: Listen,
+    /// The cluster as it is first made; without effect afterwards.
+    pub bootstrap: Bootstrap,
+    /// Who may call the API.
+    #[serde(default)]
+    pub auth: Auth,
+    /// Overrides of the preset.
+    #[serde(default)]
+    pub election: ElectionSection,
+    /// Moves by priority.
+    #[serde(default)]
+    pub failover: Failover,
+    /// Log retention.
+    #[serde(default)]
+    pub replication: Replication,
+}
+
+/// Who this node is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeSection {
+    /// Never used twice: a wiped disk needs a new id.
+    pub id: NodeId,
+    /// The region this node is in.
+    pub region: RegionName,
+}
+
+/// Where the coordinator listens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// HTTP: admin and data API, metrics.
+    pub api: SocketAddr,
+    /// gRPC: other coordinators, and the proxies' feed.
+    pub rpc: SocketAddr,
+}
+
+/// The first members: the same on every node of the cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bootstrap {
+    /// The cluster's regions.
+    pub regions: Vec<InitialRegion>,
+    /// The first voters of group 0.
+    pub nodes: Vec<InitialNode>,
+}
+
+/// A region of a new cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InitialRegion {
+    /// Its name.
+    pub name: RegionName,
+    /// Where clients reach its proxies.
+    pub public_url: String,
+    /// Greater comes first at an election.
+    #[serde(default)]
+    pub priority: u32,
+}
+
+/// A node of a new cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InitialNode {
+    /// Its id.
+    pub id: NodeId,
+    /// Its region.
+    pub region: RegionName,
+    /// `host:port` of its gRPC listener.
+    pub rpc_addr: String,
+    /// URL of its HTTP API.
+    pub api_url: String,
+}
+
+/// Who may call the API.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    /// Accepted bearer tokens, by their hash.
+    #[serde(default)]
+    pub tokens: Vec<Token>,
+    /// Serves `/v1/data` without a token: for a cluster on one's own machine, whose proxies stand
+    /// in front of a trusted network. Off unless set.
+    #[serde(default)]
+    pub anonymous_data: bool,
+}
+
+/// An accepted bearer token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Token {
+    /// For logs.
+    pub name: String,
+    /// BLAKE3 of the token, in hex: the token itself is stored nowhere.
+    pub blake3: String,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+}
+
+/// What a token may do; `admin` includes the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Look at placements, health, events.
+    Read,
+    /// Read and write resources.
+    Data,
+    /// Change the cluster.
+    Admin,
+}
+
+/// A named set of timeouts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Preset {
+    /// One site, tests, demo (the PRD's numbers).
+    Lan,
+    /// RTT up to 30 ms.
+    Metro,
+    /// RTT up to 200 ms: the production default.
+    #[default]
+    Wan,
+}
+
+impl Preset {
+    fn numbers(self) -> (Election, Duration) {
+        let ms = Duration::from_millis;
+        let of = |heartbeat, min, max, leader| {
+            let election = Election {
+                heartbeat: ms(heartbeat),
+                timeout_min: ms(min),
+                timeout_max: ms(max),
+                priority: None,
+            };
+            (election, ms(leader))
+        };
+        match self {
+            Preset::Lan => of(50, 150, 300, 1000),
+            Preset::Metro => of(150, 750, 1500, 3000),
+            Preset::Wan => of(500, 2000, 4000, 8000),
+        }
+    }
+}
+
+/// Overrides of the preset's election numbers.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ElectionSection {
+    /// How often a leader proves that it lives.
+    #[serde(default, with = "optional", skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<Duration>,
+    /// The shortest silence after which a follower campaigns.
+    #[serde(default, with = "optional", skip_serializing_if = "Option::is_none")]
+    pub timeout_min: Option<Duration>,
+    /// The longest; also the leader's lease. The same on every node.
+    #[serde(default, with = "optional", skip_serializing_if = "Option::is_none")]
+    pub timeout_max: Option<Duration>,
+    /// Greater comes first; the region's priority unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
+}
+
+/// The election numbers in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Election {
+    /// How often a leader proves that it lives.
+    pub heartbeat: Duration,
+    /// The shortest silence after which a follower campaigns.
+    pub timeout_min: Duration,
+    /// The longest; also the leader's lease.
+    pub timeout_max: Duration,
+    /// Greater comes first.
+    pub priority: Option<u32>,
+}
+
+/// Moves by priority.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Failover {
+    /// Moves leaders back to their home region by themselves.
+    pub auto: bool,
+    /// How long a home must have been healthy first.
+    #[serde(with = "maia_common::duration::text")]
+    pub stable_for: Duration,
+    /// No second move of a group within this.
+    #[serde(with = "maia_common::duration::text")]
+    pub inhibit_window: Duration,
+}
+
+impl Default for Failover {
+    fn default() -> Self {
+        Self {
+            auto: true,
+            stable_for: Duration::from_secs(10),
+            inhibit_window: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Log retention.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Replication {
+    /// Records that a group's log keeps behind its snapshot, for followers that catch up.
+    pub retention_records: u64,
+    /// Below this much free disk no write is accepted.
+    pub min_free_bytes: u64,
+}
+
+impl Default for Replication {
+    fn default() -> Self {
+        Self { retention_records: 100_000, min_free_bytes: 64 << 20 }
+    }
+}
+
+impl Config {
+    /// The election numbers in force: the preset's, with the overrides.
+    #[must_use]
+    pub fn election(&self) -> Election {
+        let (preset, _) = self.preset.numbers();
+        let set = &self.election;
+        Election {
+            heartbeat: set.heartbeat.unwrap_or(preset.heartbeat),
+            timeout_min: set.timeout_min.unwrap_or(preset.timeout_min),
+            timeout_max: set.timeout_max.unwrap_or(preset.timeout_max),
+            priority: set.priority,
+        }
+    }
+
+    /// What is wrong between the values, as `key: sentence`; empty when all is well.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut demand = |holds: bool, text: &str| {
+            if !holds {
+                faults.push(text.to_owned());
+            }
+        };
+        let election = self.election();
+        demand(self.node.id.get() > 0, "node.id: must be at least 1");
+        demand(
+            election.heartbeat >= Duration::from_millis(10),
+            "election.heartbeat: must be at least 10ms",
+        );
+        demand(
+            election.timeout_min >= election.heartbeat * 2,
+            "election.timeout_min: must be at least twice election.heartbeat",
+        );
+        demand(
+            election.timeout_max > election.timeout_min,
+            "election.timeout_max: must be greater than election.timeout_min",
+        );
+        demand(
+            self.bootstrap.regions.len() <= maia_common::limits::MAX_REGIONS,
+            "bootstrap.regions: more than a cluster may have",
+        );
+        demand(!self.bootstrap.nodes.is_empty(), "bootstrap.nodes: at least one");
+        demand(
+            self.bootstrap.nodes.len() <= maia_common::limits::MAX_VOTERS,
+            "bootstrap.nodes: more than group 0 may have voters",
+        );
+        demand(
+            self.bootstrap.regions.iter().any(|r| r.name == self.node.region),
+            "node.region: not among bootstrap.regions",
+        );
+        for region in &self.bootstrap.regions {
+            demand(
+                is_public_url(&region.public_url),
+                "bootstrap.regions.public_url: must be http://… or https://… without a query",
+            );
+        }
+        for token in &self.auth.tokens {
+            demand(
+                token.blake3.len() == 64 && token.blake3.bytes().all(|b| b.is_ascii_hexdigit()),
+                "auth.tokens.blake3: must be 64 hex digits",
+            );
+        }
+        faults
+    }
+}
+
+/// Whether the text can stand before a path in a `Location`.
+#[must_use]
+pub fn is_public_url(text: &str) -> bool {
+    text.parse::<http::Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.authority().is_some()
+            && uri.query().is_none()
+    }) && !text.contains('#')
+}
+
+mod optional {
+    //! An optional duration as text.
+    use super::Duration;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::ref_option, reason = "the shape that serde asks for")]
+    pub fn serialize<S: Serializer>(value: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(duration) => s.serialize_str(&maia_common::duration::format(*duration)),
+            None => s.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+        Option::<String>::deserialize(d)?
+            .map(|text| maia_common::duration::parse(&text).map_err(serde::de::Error::custom))
+            .transpose()
+    }
+}
