@@ -18,3 +18,9 @@ pub mod peer {
 pub mod record {
     tonic::include_proto!("maia.record.v1");
 }
+
+/// Raft between coordinators, and what the engine persists, version 1.
+#[expect(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
+pub mod raft {
+    tonic::include_proto!("maia.raft.v1");
+}

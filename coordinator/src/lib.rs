@@ -2,3 +2,5 @@
 //! pushes every placement change to the proxies. `maiactl` shares this crate.
 
 pub mod config;
+pub mod core;
+pub mod raft;

@@ -1,0 +1,91 @@
+//! How much room the disk has, looked at twice a second: an append error is fatal to a group's
+//! instance, so a leader refuses proposals before that (definitely not written), and a follower
+//! refuses entries when it is later still.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How much room there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DiskRoom {
+    /// Above the watermark.
+    Enough,
+    /// Below the watermark: no proposals.
+    Low,
+    /// Below a quarter of it: no entries from leaders either.
+    Critical,
+}
+
+/// Watches the free space of the node's folder.
+pub(crate) struct DiskGuard {
+    dir: PathBuf,
+    watermark_bytes: u64,
+    free_bytes: AtomicU64,
+}
+
+/// How often to look.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+impl DiskGuard {
+    pub(crate) fn new(dir: &Path, watermark_bytes: u64) -> Self {
+        let guard = Self {
+            dir: dir.to_owned(),
+            watermark_bytes,
+            free_bytes: AtomicU64::new(u64::MAX),
+        };
+        guard.look();
+        guard
+    }
+
+    /// Looks again, until its owner stops it.
+    pub(crate) async fn watch(&self) {
+        let mut tick = tokio::time::interval(LOOK_EVERY);
+        loop {
+            tick.tick().await;
+            self.look();
+        }
+    }
+
+    /// How much room there was when last looked.
+    pub(crate) fn room(&self) -> DiskRoom {
+        let free = self.free_bytes.load(Ordering::Relaxed);
+        if free >= self.watermark_bytes {
+            DiskRoom::Enough
+        } else if free >= self.watermark_bytes / 4 {
+            DiskRoom::Low
+        } else {
+            DiskRoom::Critical
+        }
+    }
+
+    /// Free bytes when last looked.
+    pub(crate) fn free_bytes(&self) -> u64 {
+        self.free_bytes.load(Ordering::Relaxed)
+    }
+
+    fn look(&self) {
+        match rustix::fs::statvfs(&self.dir) {
+            Ok(stat) => {
+                let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+                self.free_bytes.store(free, Ordering::Relaxed);
+            }
+            Err(error) => tracing::warn!(%error, dir = %self.dir.display(), "statvfs failed"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watermark_decides() {
+        let dir = std::env::temp_dir();
+        assert_eq!(DiskGuard::new(&dir, 1).room(), DiskRoom::Enough);
+        assert_eq!(DiskGuard::new(&dir, u64::MAX).room(), DiskRoom::Critical);
+        let guard = DiskGuard::new(&dir, 1000);
+        guard.free_bytes.store(500, Ordering::Relaxed);
+        assert_eq!(guard.room(), DiskRoom::Low);
+    }
+}

@@ -1,0 +1,182 @@
+//! One running group: its openraft instance and what stands around it.
+
+use std::time::{Duration, Instant};
+
+use maia_common::runtime::Gate;
+use maia_common::{GroupId, Index, NodeId, Term};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant as _, ServerState};
+
+use super::log::store::GroupLog;
+use super::types::{RaftNode, node_of, position_of, term_of};
+use maia_common::Position;
+
+/// One running group.
+pub(crate) struct Group {
+    pub(crate) id: GroupId,
+    pub(crate) node: NodeId,
+    pub(crate) raft: RaftNode,
+    pub(crate) log: GroupLog,
+    /// Bounds the proposals in flight.
+    pub(crate) gate: Gate,
+    /// Until then this node neither votes nor campaigns in this group; none: it had never voted.
+    pub(crate) silent_until: Option<Instant>,
+}
+
+/// A node's part in a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Takes writes, if its lease lives.
+    Leader,
+    /// Votes and follows.
+    Follower,
+    /// Campaigns.
+    Candidate,
+    /// Follows without a vote, or has no membership yet.
+    Learner,
+    /// The instance has ended.
+    Stopped,
+}
+
+/// A group as this node sees it.
+#[derive(Debug, Clone)]
+pub struct GroupStatus {
+    /// This node's part.
+    pub role: Role,
+    /// The newest term that it knows.
+    pub term: Term,
+    /// The leader of that term, once a quorum elected it.
+    pub leader: Option<NodeId>,
+    /// The last record of its log.
+    pub last_log: Option<Index>,
+    /// The last record known to be committed.
+    pub committed: Option<Position>,
+    /// The last record applied.
+    pub applied: Option<Position>,
+    /// The last record no longer in the log.
+    pub purged: Option<Position>,
+    /// Members with a vote, as of the newest membership in the log.
+    pub voters: Vec<NodeId>,
+    /// Members without.
+    pub learners: Vec<NodeId>,
+    /// On the leader: up to where each other member's disk agrees with its log.
+    pub matched: Vec<(NodeId, Option<Index>)>,
+    /// On the leader: how long ago a quorum last answered. Its lease lives while this is below
+    /// `election_max`.
+    pub millis_since_quorum_ack: Option<u64>,
+    /// Why the group has stopped here, if it has.
+    pub stopped: Option<String>,
+}
+
+impl GroupStatus {
+    /// The status of a group that could not be started.
+    pub(crate) fn failed(reason: String) -> Self {
+        Self {
+            role: Role::Stopped,
+            term: Term::default(),
+            leader: None,
+            last_log: None,
+            committed: None,
+            applied: None,
+            purged: None,
+            voters: Vec::new(),
+            learners: Vec::new(),
+            matched: Vec::new(),
+            millis_since_quorum_ack: None,
+            stopped: Some(reason),
+        }
+    }
+}
+
+impl Group {
+    /// Whether this node must not vote yet.
+    pub(crate) fn is_silent(&self, now: Instant) -> bool {
+        self.silent_until.is_some_and(|until| now < until)
+    }
+
+    /// Why the instance has stopped, if it has.
+    pub(crate) fn stopped(&self) -> Option<String> {
+        let metrics = self.raft.metrics();
+        let state = metrics.borrow_watched();
+        state.running_state.as_ref().err().map(ToString::to_string)
+    }
+
+    /// The leader of the newest term, if a quorum elected it.
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        let metrics = self.raft.server_metrics();
+        let server = metrics.borrow_watched();
+        server.vote.committed.then(|| node_of(&server.vote))
+    }
+
+    /// The group as this node sees it.
+    pub(crate) fn status(&self) -> GroupStatus {
+        let metrics = self.raft.metrics();
+        let m = metrics.borrow_watched();
+        let role = match m.state {
+            ServerState::Leader => Role::Leader,
+            ServerState::Follower => Role::Follower,
+            ServerState::Candidate => Role::Candidate,
+            ServerState::Learner => Role::Learner,
+            ServerState::Shutdown => Role::Stopped,
+        };
+        let matched = m.replication.iter().flatten();
+        GroupStatus {
+            role,
+            term: Term::new(m.current_term),
+            leader: m.vote.committed.then(|| node_of(&m.vote)),
+            last_log: m.last_log_index.map(Index::new),
+            committed: m
+                .cluster_committed
+                .max(m.local_committed)
+                .as_ref()
+                .map(position_of),
+            applied: m.last_applied.as_ref().map(position_of),
+            purged: m.purged.as_ref().map(position_of),
+            voters: m.membership_config.voter_ids().map(NodeId::new).collect(),
+            learners: m
+                .membership_config
+                .membership()
+                .learner_ids()
+                .map(NodeId::new)
+                .collect(),
+            matched: matched
+                .filter(|(node, _)| **node != self.node.get())
+                .map(|(node, id)| (NodeId::new(*node), id.map(|id| Index::new(id.index()))))
+                .collect(),
+            millis_since_quorum_ack: m
+                .last_quorum_acked
+                .map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            stopped: m.running_state.as_ref().err().map(ToString::to_string),
+        }
+    }
+
+    /// Who is known to hold the record on disk: this node if its own flush covers it, and each
+    /// follower whose matched index does (openraft counts only what a follower has flushed).
+    pub(crate) fn durable_on(&self, position: Position) -> Vec<NodeId> {
+        let covers = |index: u64| index >= position.index.get();
+        let own = self
+            .raft
+            .watch_log_progress()
+            .get()
+            .and_then(|flushed| flushed.last_log_id);
+        let mut nodes = Vec::new();
+        if own.is_some_and(|id| term_of(&id) >= position.term.get() && covers(id.index())) {
+            nodes.push(self.node);
+        }
+        let metrics = self.raft.data_metrics();
+        let data = metrics.borrow_watched();
+        for (node, matched) in data.replication.iter().flatten() {
+            if *node != self.node.get() && matched.is_some_and(|id| covers(id.index())) {
+                nodes.push(NodeId::new(*node));
+            }
+        }
+        nodes
+    }
+
+    /// Waits until the group's data metrics change, for at most `patience`.
+    pub(crate) async fn data_changed(&self, patience: Duration) {
+        let mut metrics = self.raft.data_metrics();
+        // Whether it changed, timed out or ended: the caller looks again.
+        let _ = tokio::time::timeout(patience, metrics.changed()).await;
+    }
+}

@@ -1,0 +1,17 @@
+//! The log store: the logs and hard state of all groups in one database behind one flusher.
+//!
+//! ```text
+//!  group's core ──append──▶ tail (readable at once) ──▶ queue ─┐
+//!  group's core ──vote────────────────────────────────▶ queue ─┤ one order for all
+//!                                                              ▼
+//!                 flusher thread: gather all → one WriteBatch → one sync → callbacks
+//! ```
+//! Invariants: a vote is durable before `save_vote` returns, and votes and entries of a group reach
+//! the disk in the order in which they were given; entries are readable when `append` returns and
+//! durable when their callback fires; the last purged id is stored with the deletion.
+
+pub(crate) mod flusher;
+pub(crate) mod reader;
+pub(crate) mod recovery;
+pub(crate) mod store;
+pub(crate) mod tail;

@@ -1,0 +1,51 @@
+//! The multi-Raft engine: one instance of openraft per group over one log store, one flusher and
+//! one transport. Consensus is openraft's; what is ours is storage, transport, and the rules that
+//! make it safe to run: one leader per term, vote silence after a restart, pre-vote for real,
+//! nothing acknowledged that is not durable.
+//!
+//! Reading order: [`engine`], [`propose`], `log`, `state`, `snapshot`, `transport`.
+//!
+//! ```ignore
+//! let engine = Engine::open(EngineConfig::new(node, dir), applier, peers)?;
+//! let service = raft_service(engine.inbound());           // mount on the `rpc` listener
+//! engine.start_group(group).await?;
+//! engine.initialize_group(group, voters).await?;          // first members, once
+//! let applied = engine.propose(group, record, deadline).await?;
+//! ```
+
+mod codec;
+pub mod config;
+pub mod counters;
+pub mod db;
+mod disk;
+pub mod engine;
+pub mod errors;
+pub mod events;
+pub mod group;
+mod groups;
+pub mod keys;
+mod log;
+pub mod propose;
+pub mod snapshot;
+pub mod state;
+pub mod transport;
+pub mod types;
+
+pub use config::{DbMemory, EngineConfig, SnapshotRules};
+pub use counters::{FSYNC_BUCKETS_US, LogStats};
+pub use db::StateCf;
+pub use engine::Engine;
+pub use errors::{EngineOpenError, GroupError, ProposeError, ReadError};
+pub use events::{LeaderEvent, LeaderEvents};
+pub use group::{GroupStatus, Role};
+pub use keys::group_key;
+pub use propose::Applied;
+pub use state::applier::{Applier, Effect, Mutations, Rows, StateError, StateView};
+pub use state::reader::{StateReader, StateSnapshot};
+pub use transport::client::PeerDirectory;
+pub use transport::inbound::Inbound;
+pub use transport::server::raft_service;
+pub use transport::{Route, Transport, TransportError, VoteKind};
+
+#[cfg(test)]
+mod tests;

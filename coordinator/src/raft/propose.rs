@@ -1,0 +1,244 @@
+//! Proposals and linearizable reads. A refusal says that nothing was written; where that is not
+//! certain, the answer is [`ProposeError::OutcomeUnknown`], and a retry under the same idempotency
+//! key is safe (I8).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use maia_common::{GroupId, NodeId, Position};
+use openraft::LinearizerOption;
+use openraft::errors::{
+    ClientWriteError, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError,
+};
+
+use super::disk::DiskRoom;
+use super::engine::Engine;
+use super::errors::{GroupError, ProposeError, ReadError};
+use super::group::Group;
+use super::types::{TypeConfig, position_of};
+use crate::core::record::{Outcome, Record};
+
+/// The largest body of a record: an append message with one record must stay below
+/// `limits::MAX_RPC_BYTES`.
+const MAX_RECORD_BODY_BYTES: usize = 8 << 20;
+
+/// A proposal that is committed and applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Where it stands in the log.
+    pub position: Position,
+    /// What the applier made of it.
+    pub outcome: Outcome,
+    /// Nodes known to hold it on disk by now; at least a majority of the voters does.
+    pub durable_on: Vec<NodeId>,
+}
+
+impl Engine {
+    /// Has the group agree on a record; returns when it is committed and applied here.
+    ///
+    /// # Errors
+    /// [`ProposeError`]: all but `OutcomeUnknown` mean that it is definitely not written.
+    pub async fn propose(
+        &self,
+        group: GroupId,
+        record: Record,
+        deadline: Instant,
+    ) -> Result<Applied, ProposeError> {
+        let group = self.running(group).map_err(|e| match e {
+            GroupError::Stopped { reason, .. } => ProposeError::Stopped(reason),
+            _ => ProposeError::UnknownGroup,
+        })?;
+        if record.body.len() > MAX_RECORD_BODY_BYTES {
+            return Err(ProposeError::TooLarge {
+                size_bytes: record.body.len(),
+            });
+        }
+        if self.disk.room() != DiskRoom::Enough {
+            return Err(ProposeError::DiskFull);
+        }
+        let _pass = group.gate.enter().map_err(|_| ProposeError::Overloaded)?;
+        if let Some(reason) = group.stopped() {
+            return Err(ProposeError::Stopped(reason));
+        }
+        let patience = deadline.min(Instant::now() + self.config.election_max);
+        loop {
+            let write = group.raft.client_write(record.clone());
+            let written = match tokio::time::timeout_at(deadline.into(), write).await {
+                Err(_) => return Err(ProposeError::OutcomeUnknown),
+                Ok(written) => written,
+            };
+            return match written {
+                Ok(response) => {
+                    let position = position_of(&response.log_id);
+                    let durable_on = group.durable_on(position);
+                    Ok(Applied {
+                        position,
+                        outcome: response.data,
+                        durable_on,
+                    })
+                }
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                    if is_young_leader(&group, &forward) && Instant::now() < patience {
+                        group.data_changed(self.config.heartbeat).await;
+                        continue;
+                    }
+                    Err(ProposeError::NotLeader {
+                        leader: leader_of(&group, &forward),
+                    })
+                }
+                Err(RaftError::APIError(_) | RaftError::Fatal(_)) => {
+                    Err(ProposeError::OutcomeUnknown)
+                }
+            };
+        }
+    }
+
+    /// Nodes known to hold this record on disk: exact on the leader, this node alone elsewhere.
+    #[must_use]
+    pub fn durable_on(&self, group: GroupId, position: Position) -> Vec<NodeId> {
+        self.groups
+            .running(group)
+            .map_or_else(Vec::new, |group| group.durable_on(position))
+    }
+
+    /// Waits until `enough` says that the nodes which hold the record on disk are; returns them
+    /// either way when the deadline comes first.
+    pub async fn wait_durable(
+        &self,
+        group: GroupId,
+        position: Position,
+        deadline: Instant,
+        enough: impl Fn(&[NodeId]) -> bool,
+    ) -> Vec<NodeId> {
+        loop {
+            let Some(running) = self.groups.running(group) else {
+                return Vec::new();
+            };
+            let nodes = running.durable_on(position);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if enough(&nodes) || left.is_zero() {
+                return nodes;
+            }
+            running.data_changed(left).await;
+        }
+    }
+
+    /// A position that every write acknowledged before this call is at or below, once this node has
+    /// applied it. Leaders only; a follower asks the leader, then waits with
+    /// [`Engine::wait_applied`].
+    ///
+    /// The leader's word counts without asking others while a quorum confirmed it less than 0.8 of
+    /// its lease ago (openraft leaves no room for clock drift).
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn read_barrier(
+        &self,
+        group: GroupId,
+        deadline: Instant,
+    ) -> Result<Position, ReadError> {
+        let group = self.running_for_read(group)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let option = LinearizerOption::new(Some(self.config.election_max.mul_f64(0.8)), true)
+            .with_wait_timeout(left);
+        let confirmed = group.raft.get_read_linearizer(option);
+        let linearizer = match tokio::time::timeout(left, confirmed).await {
+            Err(_) => return Err(ReadError::Timeout),
+            Ok(Ok(linearizer)) => linearizer,
+            Ok(Err(RaftError::Fatal(fatal))) => return Err(ReadError::Stopped(fatal.to_string())),
+            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => {
+                return Err(ReadError::Timeout);
+            }
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
+                return Err(ReadError::NotLeader {
+                    leader: leader_of(&group, &forward),
+                });
+            }
+        };
+        let position = position_of(linearizer.read_log_id().log_id());
+        let left = deadline.saturating_duration_since(Instant::now());
+        match linearizer.try_await_ready(&group.raft, Some(left)).await {
+            Ok(Ok(_)) => Ok(position),
+            Ok(Err(_)) => Err(ReadError::Timeout),
+            Err(fatal) => Err(ReadError::Stopped(fatal.to_string())),
+        }
+    }
+
+    /// Waits until this node has applied the group's log up to this position's index.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn wait_applied(
+        &self,
+        group: GroupId,
+        position: Position,
+        deadline: Instant,
+    ) -> Result<(), ReadError> {
+        let group = self.running_for_read(group)?;
+        let mut progress = group.raft.watch_apply_progress();
+        let reached = progress.wait_until(|applied| {
+            applied
+                .as_ref()
+                .is_some_and(|id| id.index() >= position.index.get())
+        });
+        match tokio::time::timeout_at(deadline.into(), reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ReadError::Stopped("the group has ended".to_owned())),
+            Err(_) => Err(ReadError::Timeout),
+        }
+    }
+
+    fn running_for_read(&self, group: GroupId) -> Result<Arc<Group>, ReadError> {
+        self.running(group).map_err(|e| match e {
+            GroupError::Stopped { reason, .. } => ReadError::Stopped(reason),
+            _ => ReadError::UnknownGroup,
+        })
+    }
+}
+
+/// Whether this node was elected so recently that no quorum has confirmed its lease yet: worth a
+/// short wait.
+fn is_young_leader(group: &Group, forward: &ForwardToLeader<TypeConfig>) -> bool {
+    forward.reason == ForwardReason::LeaseExpired && group.leader() == Some(group.node)
+}
+
+/// Whom to turn to: never this node itself.
+fn leader_of(group: &Group, forward: &ForwardToLeader<TypeConfig>) -> Option<NodeId> {
+    let known = forward
+        .leader_id
+        .map(NodeId::new)
+        .or_else(|| group.leader());
+    known.filter(|node| *node != group.node)
+}
+
+impl Group {
+    /// A membership change's failure in the engine's words.
+    pub(crate) fn membership_error(
+        &self,
+        error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>,
+    ) -> GroupError {
+        let group = self.id;
+        match error {
+            RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+                GroupError::NotLeader {
+                    group,
+                    leader: leader_of(self, forward),
+                }
+            }
+            RaftError::APIError(other) => GroupError::Members {
+                group,
+                reason: other.to_string(),
+            },
+            RaftError::Fatal(fatal) => GroupError::Stopped {
+                group,
+                reason: fatal.to_string(),
+            },
+        }
+    }
+}
+
+/// A deadline this far from now.
+#[must_use]
+pub fn within(patience: Duration) -> Instant {
+    Instant::now() + patience
+}

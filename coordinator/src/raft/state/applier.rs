@@ -1,0 +1,121 @@
+//! What the engine asks of whoever decides what records do. Implemented by the pure cores
+//! (`core/metastore`, `core/data`); called by the groups' state machines, for one group never by
+//! two threads at once.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use maia_common::{GroupId, Position};
+
+use super::super::db::StateCf;
+use crate::core::record::{Outcome, Record};
+
+/// Something to tell after a record is applied, such as what to wake watchers with. Opaque to the
+/// engine: the applier downcasts it in [`Applier::applied`].
+pub type Effect = Arc<dyn Any + Send + Sync>;
+
+/// Why state could not be read: the disk, or rot. Stops the group.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("reading state failed: {reason}")]
+pub struct StateError {
+    /// What the database says.
+    pub reason: String,
+}
+
+/// Keys and values of a scan, in key order.
+pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// State as apply sees it: the database and all that earlier records of the same batch changed.
+/// Keys are whole keys: [`group_key`](super::super::keys::group_key) makes them.
+pub trait StateView {
+    /// The value under the key.
+    ///
+    /// # Errors
+    /// [`StateError`] when the database fails.
+    fn get(&self, cf: StateCf, key: &[u8]) -> Result<Option<Vec<u8>>, StateError>;
+
+    /// Up to `limit` rows whose keys begin with `prefix`, in key order, after the key `after`
+    /// (exclusive) when one is given.
+    ///
+    /// # Errors
+    /// [`StateError`] when the database fails.
+    fn scan(
+        &self,
+        cf: StateCf,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Rows, StateError>;
+}
+
+/// What one record changes, and whom to tell. Applied in the order in which it was pushed, as one
+/// with the group's applied position. Keys must begin with the group's id.
+#[derive(Default)]
+pub struct Mutations {
+    pub(crate) writes: Vec<Write>,
+    pub(crate) effects: Vec<Effect>,
+}
+
+/// One change of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Write {
+    pub(crate) cf: StateCf,
+    pub(crate) key: Vec<u8>,
+    /// None deletes.
+    pub(crate) value: Option<Vec<u8>>,
+}
+
+impl Mutations {
+    /// Sets the value under the key.
+    pub fn put(&mut self, cf: StateCf, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+        self.writes.push(Write {
+            cf,
+            key: key.into(),
+            value: Some(value.into()),
+        });
+    }
+
+    /// Removes the key.
+    pub fn delete(&mut self, cf: StateCf, key: impl Into<Vec<u8>>) {
+        self.writes.push(Write {
+            cf,
+            key: key.into(),
+            value: None,
+        });
+    }
+
+    /// Something to be given to [`Applier::applied`] once the change is visible.
+    pub fn effect<E: Any + Send + Sync>(&mut self, effect: E) {
+        self.effects.push(Arc::new(effect));
+    }
+
+    /// Whether nothing was changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+}
+
+/// Decides what a committed record does. Deterministic: the same records on the same state give
+/// the same writes and outcomes on every node (I13).
+pub trait Applier: Send + Sync + 'static {
+    /// Reads `view`, which includes the writes of earlier records of the batch, and pushes what
+    /// the record changes to `out`.
+    ///
+    /// # Errors
+    /// Only when `view` failed: it stops the group. A record that is refused is an [`Outcome`].
+    fn apply(
+        &self,
+        group: GroupId,
+        position: Position,
+        record: &Record,
+        view: &dyn StateView,
+        out: &mut Mutations,
+    ) -> Result<Outcome, StateError>;
+
+    /// After the batch up to `last` is visible in the database: for watches. Must return soon.
+    fn applied(&self, group: GroupId, last: Position, effects: Vec<Effect>);
+
+    /// After a snapshot replaced the group's whole state, up to `last`: watchers must resync.
+    fn installed(&self, group: GroupId, last: Position);
+}

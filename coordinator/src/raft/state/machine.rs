@@ -1,0 +1,183 @@
+//! The state machine of one group: takes committed entries from openraft, has the applier decide
+//! them, and writes many of them as one batch together with the applied position. Answers every
+//! proposer. Nothing is synced: a restart applies again from the last applied position.
+
+use std::io;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use maia_common::GroupId;
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+
+use super::super::counters::Counters;
+use super::super::snapshot::builder::SnapshotBuilder;
+use super::super::snapshot::{SnapshotFile, SnapshotStore, install};
+use super::super::types::{
+    RaftEntry, RaftLogId, RaftSnapshot, RaftSnapshotMeta, RaftStoredMembership, TypeConfig,
+    position_of,
+};
+use super::applier::{Applier, Mutations};
+use super::db::StateDb;
+use super::view::PendingView;
+use crate::core::record::Outcome;
+
+/// Entries in one write batch at most: bounds its memory and how late the first answer is.
+const MAX_BATCH_ENTRIES: usize = 512;
+
+/// One group's state machine.
+pub(crate) struct GroupMachine {
+    pub(crate) group: GroupId,
+    pub(crate) state: Arc<StateDb>,
+    pub(crate) snapshots: Arc<SnapshotStore>,
+    pub(crate) applier: Arc<dyn Applier>,
+    pub(crate) counters: Arc<Counters>,
+    applied: Option<RaftLogId>,
+    membership: RaftStoredMembership,
+}
+
+type Answer = (ApplyResponder<TypeConfig>, Outcome);
+
+impl GroupMachine {
+    /// The machine as the database has it; ends an install that a crash interrupted.
+    pub(crate) async fn open(
+        group: GroupId,
+        state: Arc<StateDb>,
+        snapshots: Arc<SnapshotStore>,
+        applier: Arc<dyn Applier>,
+        counters: Arc<Counters>,
+    ) -> io::Result<Self> {
+        if state.is_installing(group)? {
+            let current = snapshots.current(group)?.ok_or_else(|| {
+                io::Error::other(format!(
+                    "group {group} stopped while it installed a snapshot, and the snapshot's file \
+                     is gone; remove this node from the group and add a new node"
+                ))
+            })?;
+            install::install(&state, group, &current.meta, &current.snapshot).await?;
+        }
+        let (applied, membership) = state.applied(group)?;
+        Ok(Self {
+            group,
+            state,
+            snapshots,
+            applier,
+            counters,
+            applied,
+            membership,
+        })
+    }
+
+    /// Applies a batch as one write, then tells watchers and proposers.
+    fn apply_batch(&mut self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        let Some((last, _)) = batch.last() else {
+            return Ok(());
+        };
+        let last = last.log_id;
+        let count = batch.len();
+        let mut view = PendingView::new(&self.state.db);
+        let mut answers: Vec<Answer> = Vec::with_capacity(batch.len());
+        let mut effects = Vec::new();
+        for (entry, responder) in batch {
+            let mut out = Mutations::default();
+            let outcome = apply_entry(
+                self.group,
+                &*self.applier,
+                &mut self.membership,
+                entry,
+                &view,
+                &mut out,
+            )?;
+            view.extend(out.writes);
+            effects.append(&mut out.effects);
+            answers.extend(responder.map(|responder| (responder, outcome)));
+        }
+        let mut writes = view.into_batch();
+        self.state
+            .put_applied(&mut writes, self.group, Some(&last), &self.membership);
+        self.state.write(writes)?;
+        self.applied = Some(last);
+        self.counters.applied(count);
+        self.applier
+            .applied(self.group, position_of(&last), effects);
+        for (responder, outcome) in answers {
+            responder.send(outcome);
+        }
+        Ok(())
+    }
+}
+
+fn apply_entry(
+    group: GroupId,
+    applier: &dyn Applier,
+    membership: &mut RaftStoredMembership,
+    entry: RaftEntry,
+    view: &PendingView<'_>,
+    out: &mut Mutations,
+) -> io::Result<Outcome> {
+    match entry.payload {
+        EntryPayload::Blank => Ok(Outcome::default()),
+        EntryPayload::Membership(new) => {
+            *membership = RaftStoredMembership::new(Some(entry.log_id), new);
+            Ok(Outcome::default())
+        }
+        EntryPayload::Normal(record) => {
+            let position = position_of(&entry.log_id);
+            applier
+                .apply(group, position, &record, view, out)
+                .map_err(io::Error::other)
+        }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for GroupMachine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<RaftLogId>, RaftStoredMembership), io::Error> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut batch = Vec::new();
+        while let Some(entry) = entries.next().await {
+            batch.push(entry?);
+            if batch.len() >= MAX_BATCH_ENTRIES {
+                self.apply_batch(std::mem::take(&mut batch))?;
+                tokio::task::yield_now().await;
+            }
+        }
+        self.apply_batch(batch)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder {
+            group: self.group,
+            state: Arc::clone(&self.state),
+            snapshots: Arc::clone(&self.snapshots),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &RaftSnapshotMeta,
+        snapshot: SnapshotFile,
+    ) -> Result<(), io::Error> {
+        let kept = self.snapshots.adopt(self.group, meta, snapshot).await?;
+        install::install(&self.state, self.group, meta, &kept).await?;
+        (self.applied, self.membership) = self.state.applied(self.group)?;
+        if let Some(last) = &self.applied {
+            self.applier.installed(self.group, position_of(last));
+        }
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {
+        self.snapshots.current(self.group)
+    }
+}

@@ -1,0 +1,1 @@
+//! Faulty network and power cuts, in memory.

@@ -1,0 +1,9 @@
+//! Tests of the engine as a whole: openraft's own storage suite, nodes over gRPC on loopback, and
+//! the torture.
+
+mod cluster;
+mod faults;
+mod harness;
+mod solo;
+mod store_suite;
+mod torture;
