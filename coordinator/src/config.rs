@@ -53,7 +53,10 @@ scopes = ["read", "data", "admin"]
     fn an_error_names_file_and_line() {
         let bad = GOOD.replace("preset = \"lan\"", "presett = \"lan\"");
         let error = parse(&bad, "c.toml").unwrap_err().to_string();
-        assert!(error.starts_with("c.toml:4: ") && error.contains("presett"), "{error}");
+        assert!(
+            error.starts_with("c.toml:4: ") && error.contains("presett"),
+            "{error}"
+        );
         let bad = GOOD.replace("id = 1\nregion", "id = 0\nregion");
         let error = parse(&bad, "c.toml").unwrap_err().to_string();
         assert!(error.contains("node.id"), "{error}");
@@ -72,7 +75,9 @@ scopes = ["read", "data", "admin"]
     fn timeouts_that_can_not_work_are_refused() {
         let mut table: toml::Table = GOOD.parse().unwrap();
         set(&mut table, "election.heartbeat", "400ms");
-        let error = parse(&toml::to_string(&table).unwrap(), "c").unwrap_err().to_string();
+        let error = parse(&toml::to_string(&table).unwrap(), "c")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("election.timeout_min"), "{error}");
     }
 }

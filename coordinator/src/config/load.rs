@@ -44,12 +44,15 @@ pub fn load(
     environment: impl Iterator<Item = (String, String)>,
 ) -> Result<Config, ConfigError> {
     let file = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { file: file.clone(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        file: file.clone(),
+        source,
+    })?;
     let overrides: Vec<(String, String)> = environment
         .filter_map(|(name, value)| {
             let key = name.strip_prefix("MAIA_")?;
-            key.contains("__").then(|| (key.to_lowercase().replace("__", "."), value))
+            key.contains("__")
+                .then(|| (key.to_lowercase().replace("__", "."), value))
         })
         .collect();
     if overrides.is_empty() {
@@ -76,7 +79,10 @@ pub fn parse(text: &str, file: &str) -> Result<Config, ConfigError> {
     let config = read(text, file)?;
     match config.faults() {
         faults if faults.is_empty() => Ok(config),
-        faults => Err(ConfigError::Faults { file: file.to_owned(), faults }),
+        faults => Err(ConfigError::Faults {
+            file: file.to_owned(),
+            faults,
+        }),
     }
 }
 

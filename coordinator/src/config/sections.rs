@@ -232,7 +232,10 @@ pub struct Replication {
 
 impl Default for Replication {
     fn default() -> Self {
-        Self { retention_records: 100_000, min_free_bytes: 64 << 20 }
+        Self {
+            retention_records: 100_000,
+            min_free_bytes: 64 << 20,
+        }
     }
 }
 
@@ -277,13 +280,19 @@ impl Config {
             self.bootstrap.regions.len() <= maia_common::limits::MAX_REGIONS,
             "bootstrap.regions: more than a cluster may have",
         );
-        demand(!self.bootstrap.nodes.is_empty(), "bootstrap.nodes: at least one");
+        demand(
+            !self.bootstrap.nodes.is_empty(),
+            "bootstrap.nodes: at least one",
+        );
         demand(
             self.bootstrap.nodes.len() <= maia_common::limits::MAX_VOTERS,
             "bootstrap.nodes: more than group 0 may have voters",
         );
         demand(
-            self.bootstrap.regions.iter().any(|r| r.name == self.node.region),
+            self.bootstrap
+                .regions
+                .iter()
+                .any(|r| r.name == self.node.region),
             "node.region: not among bootstrap.regions",
         );
         for region in &self.bootstrap.regions {

@@ -1,5 +1,12 @@
 //! The pure part of the coordinator: no tokio, no I/O, no clock, no randomness, no locks. Data
 //! comes in as arguments and goes out as values; the shell executes them.
 
+pub mod cluster_state;
+pub mod data;
+pub mod feed;
 pub mod frame;
+pub mod group_life;
+pub mod keyspace;
+pub mod metastore;
+pub mod placements;
 pub mod record;

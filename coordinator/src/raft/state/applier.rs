@@ -89,6 +89,19 @@ impl Mutations {
         self.effects.push(Arc::new(effect));
     }
 
+    /// Takes over what another record part changed, behind what is here.
+    pub fn append(&mut self, mut other: Mutations) {
+        self.writes.append(&mut other.writes);
+        self.effects.append(&mut other.effects);
+    }
+
+    /// All changes of keys, in order; a value of none deletes. For states that are not databases.
+    pub fn into_writes(self) -> impl Iterator<Item = (StateCf, Vec<u8>, Option<Vec<u8>>)> {
+        self.writes
+            .into_iter()
+            .map(|write| (write.cf, write.key, write.value))
+    }
+
     /// Whether nothing was changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -84,6 +84,10 @@ pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 pub(super) struct Addresses(Arc<Mutex<HashMap<NodeId, String>>>);
 
 impl PeerDirectory for Addresses {
+    fn proof(&self) -> maia_common::cluster_key::ClusterInterceptor {
+        maia_common::cluster_key::ClusterKey::from_secret("test").interceptor()
+    }
+
     fn address(&self, node: NodeId) -> Option<String> {
         self.0.lock().unwrap().get(&node).cloned()
     }

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
+use maia_common::cluster_key::ClusterInterceptor;
 use maia_common::wire::raft::{self as wire, raft_client::RaftClient};
 use maia_common::{NodeId, limits};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use tokio::runtime::Handle;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -22,6 +24,9 @@ use super::super::types::{RaftSnapshot, RaftVote, TypeConfig};
 use super::messages;
 use super::{Answer, Route, Transport, TransportError, VoteKind};
 
+/// A client whose every call proves membership in the cluster.
+type Client = RaftClient<InterceptedService<Channel, ClusterInterceptor>>;
+
 /// Bytes of a snapshot in one message.
 const SNAPSHOT_PART_BYTES: usize = 1 << 20;
 
@@ -30,6 +35,9 @@ const SNAPSHOT_PART_BYTES: usize = 1 << 20;
 pub trait PeerDirectory: Send + Sync + 'static {
     /// The node's `host:port`, or none while it is not known.
     fn address(&self, node: NodeId) -> Option<String>;
+
+    /// What proves to other nodes that this one belongs to the cluster.
+    fn proof(&self) -> ClusterInterceptor;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,7 +48,7 @@ enum Lane {
 
 struct Connection {
     address: String,
-    client: RaftClient<Channel>,
+    client: Client,
 }
 
 /// The gRPC transport.
@@ -83,7 +91,7 @@ impl GrpcTransport {
     }
 
     /// The client for a node; a new connection when its address has changed.
-    fn client(&self, node: NodeId, lane: Lane) -> Result<RaftClient<Channel>, TransportError> {
+    fn client(&self, node: NodeId, lane: Lane) -> Result<Client, TransportError> {
         let unreachable = |reason: String| TransportError::Unreachable { node, reason };
         let address = self
             .peers
@@ -109,11 +117,7 @@ impl GrpcTransport {
         Ok(client)
     }
 
-    fn connect(
-        &self,
-        address: &str,
-        lane: Lane,
-    ) -> Result<RaftClient<Channel>, tonic::transport::Error> {
+    fn connect(&self, address: &str, lane: Lane) -> Result<Client, tonic::transport::Error> {
         let runtime = match lane {
             Lane::Control => &self.control,
             Lane::Bulk => &self.bulk,
@@ -127,9 +131,11 @@ impl GrpcTransport {
             .keep_alive_timeout(keepalive)
             .keep_alive_while_idle(true);
         let _inside = runtime.enter();
-        Ok(RaftClient::new(endpoint.connect_lazy())
-            .max_decoding_message_size(limits::MAX_RPC_BYTES)
-            .max_encoding_message_size(limits::MAX_RPC_BYTES))
+        Ok(
+            RaftClient::with_interceptor(endpoint.connect_lazy(), self.peers.proof())
+                .max_decoding_message_size(limits::MAX_RPC_BYTES)
+                .max_encoding_message_size(limits::MAX_RPC_BYTES),
+        )
     }
 }
 

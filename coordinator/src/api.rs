@@ -1,0 +1,82 @@
+//! The HTTP API: placements, data, replication, cluster. Everything but `/livez`, `/readyz` and
+//! `/metrics` needs a bearer token; every error is a problem document with a stable code. Handlers
+//! read the request, call a service of `shell/`, and write the answer: no decisions here.
+
+mod admin;
+mod auth;
+mod data;
+mod health;
+mod latches;
+mod metrics;
+mod placements;
+mod problem;
+mod router;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use maia_common::ids::{NodeId, RegionName};
+use maia_common::limits;
+use maia_common::runtime::Gate;
+
+use crate::config::Auth;
+use crate::feed::Hub;
+use crate::metastore::Metastore;
+use crate::raft::Engine;
+use crate::shell::cluster::Cluster;
+use crate::shell::data::DataService;
+use crate::shell::placements::Placements;
+
+pub use latches::Latches;
+pub use router::router;
+
+/// What the API stands on.
+pub struct Parts {
+    /// This node and its region.
+    pub me: (NodeId, RegionName),
+    /// Who may call.
+    pub auth: Auth,
+    /// Placements.
+    pub placements: Placements,
+    /// The built-in origin.
+    pub data: DataService,
+    /// For states of groups.
+    pub engine: Arc<Engine>,
+    /// For events.
+    pub store: Arc<dyn Metastore>,
+    /// For regions, nodes and groups.
+    pub cluster: Cluster,
+    /// For proxies.
+    pub hub: Arc<Hub>,
+}
+
+/// The API's state. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    parts: Arc<Parts>,
+    auth: Arc<auth::Tokens>,
+    /// Which parts of the node are ready.
+    pub latches: Latches,
+    /// Bounds the requests in flight, and drains them at the end.
+    pub gate: Gate,
+}
+
+impl Api {
+    /// The API over these parts.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let auth = Arc::new(auth::Tokens::new(&parts.auth));
+        let gate = Gate::new(u32::try_from(limits::MAX_API_IN_FLIGHT).unwrap_or(u32::MAX));
+        Self {
+            parts: Arc::new(parts),
+            auth,
+            latches: Latches::default(),
+            gate,
+        }
+    }
+}
+
+/// When a request that comes now must be answered.
+fn deadline() -> Instant {
+    Instant::now() + limits::API_DEADLINE
+}

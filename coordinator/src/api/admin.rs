@@ -1,0 +1,136 @@
+//! `/admin/…`: what the cluster consists of, who leads, who listens, what happened.
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use maia_common::ids::GroupId;
+use maia_common::topology::Node;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Api;
+use super::placements::page_limit;
+use super::problem::ApiError;
+use crate::core::keyspace;
+use crate::metastore;
+use crate::raft::Role;
+
+/// The cluster's regions.
+pub async fn regions(State(api): State<Api>) -> Json<Value> {
+    let state = api.parts.cluster.state();
+    Json(json!({ "regions": state.regions.values().collect::<Vec<_>>() }))
+}
+
+/// The cluster's coordinators.
+pub async fn nodes(State(api): State<Api>) -> Json<Value> {
+    let state = api.parts.cluster.state();
+    let nodes: Vec<&Node> = state.nodes.values().collect();
+    Json(json!({ "nodes": nodes }))
+}
+
+/// The proxies on this coordinator's feed. Registration in the metastore comes with a later issue:
+/// ask every coordinator to see all.
+pub async fn proxies(State(api): State<Api>) -> Json<Value> {
+    let proxies: Vec<Value> = api
+        .parts
+        .hub
+        .subscribers()
+        .iter()
+        .map(|subscriber| {
+            json!({
+                "id": subscriber.id,
+                "region": subscriber.region,
+                "revision": subscriber.applied,
+                "last_seen_ms": subscriber.last_seen.elapsed().as_millis() as u64,
+            })
+        })
+        .collect();
+    Json(json!({ "proxies": proxies }))
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Leader => "leader",
+        Role::Candidate => "candidate",
+        Role::Follower | Role::Learner => "follower",
+        Role::Stopped => "stopped",
+    }
+}
+
+/// Group 0's election, and who leads every placement group.
+pub async fn election(State(api): State<Api>) -> Json<Value> {
+    let root = api.parts.engine.status(GroupId::METASTORE);
+    let state = api.parts.cluster.state();
+    let groups: Vec<Value> = state
+        .groups
+        .values()
+        .map(|record| {
+            let status = api.parts.engine.status(record.id);
+            let leader = state.leaders.get(&record.id);
+            let local = status.as_ref().and_then(|s| s.leader);
+            json!({
+                "group": record.id,
+                "state": record.state,
+                "key": record.key.to_string(),
+                "home_region": record.key.home_region,
+                "term": leader.map(|l| l.term),
+                "leader": local.or(leader.map(|l| l.node)),
+                "region": leader.map(|l| &l.region),
+                "voters": record.members.iter().map(|m| m.node).collect::<Vec<_>>(),
+                "learners": [],
+                "witness": Value::Null,
+                "stopped": status.and_then(|s| s.stopped),
+            })
+        })
+        .collect();
+    let role = root.as_ref().map_or(Role::Stopped, |s| s.role);
+    let leader = root.as_ref().and_then(|s| s.leader);
+    Json(json!({
+        "state": role_name(role),
+        "term": root.as_ref().map(|s| s.term),
+        "leader": leader,
+        "voted_for": root.as_ref().and_then(|s| s.leader),
+        "backend": "embedded",
+        "groups": groups,
+    }))
+}
+
+/// Which events.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventPage {
+    after: Option<u64>,
+    limit: Option<usize>,
+}
+
+/// A page of events, oldest first, after a revision.
+pub async fn events(
+    State(api): State<Api>,
+    Query(page): Query<EventPage>,
+) -> Result<Response, ApiError> {
+    let limit = page_limit(page.limit)?;
+    let after = page
+        .after
+        .map(|revision| format!("{}{revision:020}", keyspace::EVENTS));
+    let mut rows = Vec::new();
+    let read = api.parts.store.read(&mut |view| {
+        rows = metastore::range(view, keyspace::EVENTS, after.as_deref(), limit)?;
+        Ok(())
+    });
+    read.map_err(|error| ApiError::new(maia_common::ErrorCode::Internal, error.to_string()))?;
+    let next = rows
+        .last()
+        .filter(|_| rows.len() == limit)
+        .map(|(_, row)| row.revision);
+    let events: Vec<Value> = rows
+        .iter()
+        .filter_map(|(_, row)| {
+            let mut event: Value = serde_json::from_slice(&row.value).ok()?;
+            event["revision"] = json!(row.revision);
+            event["time"] = event["at_unix_us"].take();
+            event.as_object_mut()?.remove("at_unix_us");
+            Some(event)
+        })
+        .collect();
+    Ok(Json(json!({ "events": events, "next": next })).into_response())
+}

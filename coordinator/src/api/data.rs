@@ -1,0 +1,352 @@
+//! `/v1/data/…`: the built-in origin by HTTP. ETag is (group, term, index) of the last change.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use maia_common::error_code::ErrorCode;
+use maia_common::headers;
+use maia_common::ids::{ResourceId, ResourceType, TenantId};
+use maia_common::limits;
+use maia_common::wire::record as wire;
+use maia_common::wire::record::data_operation::What;
+use serde::Deserialize;
+
+use super::placements::{idempotency_key, page_limit};
+use super::problem::ApiError;
+use super::{Api, deadline};
+use crate::core::record::Idempotency;
+use crate::shell::data::{Resource, WriteRequest, Written, etag, parse_etag};
+
+type Answer = Result<Response, ApiError>;
+type Body = Result<Bytes, BytesRejection>;
+
+/// How fresh a read must be.
+#[derive(Debug, Deserialize)]
+pub struct Freshness {
+    consistency: Option<String>,
+}
+
+impl Freshness {
+    fn strong(&self) -> Result<bool, ApiError> {
+        match self.consistency.as_deref() {
+            None | Some("local") => Ok(false),
+            Some("strong") => Ok(true),
+            Some(_) => Err(ApiError::invalid("consistency is strong or local")),
+        }
+    }
+}
+
+/// Which page of which resources.
+#[derive(Debug, Deserialize)]
+pub struct Page {
+    limit: Option<usize>,
+    after: Option<String>,
+    prefix: Option<String>,
+    consistency: Option<String>,
+}
+
+fn tenant(headers: &HeaderMap) -> Result<TenantId, ApiError> {
+    let mut values = headers.get_all(headers::TENANT).iter();
+    let Some(value) = values.next() else {
+        let text = "X-MAIA-Tenant-ID is missing";
+        return Err(ApiError::new(ErrorCode::TenantRequired, text));
+    };
+    if values.any(|other| other != value) {
+        let text = "X-MAIA-Tenant-ID is there twice, with different values";
+        return Err(ApiError::new(ErrorCode::InvalidTenant, text));
+    }
+    let text = value.to_str().map_err(|_| {
+        ApiError::new(
+            ErrorCode::InvalidTenant,
+            "X-MAIA-Tenant-ID is not visible ASCII",
+        )
+    })?;
+    Ok(TenantId::new(text)?)
+}
+
+/// What `If-Match` and `If-None-Match` demand of a write.
+fn condition(headers: &HeaderMap) -> Result<Option<wire::Condition>, ApiError> {
+    use wire::condition::Must;
+    let text = |name| {
+        headers
+            .get(name)
+            .map(|v| v.to_str().unwrap_or_default().trim())
+    };
+    let must = match (text(header::IF_MATCH), text(header::IF_NONE_MATCH)) {
+        (None, None) => return Ok(None),
+        (Some("*"), None) => Must::BePresent(true),
+        (None, Some("*")) => Must::BeAbsent(true),
+        (Some(tag), None) => Must::BeAt(
+            parse_etag(tag)
+                .ok_or_else(|| ApiError::invalid("If-Match must be one strong ETag, or *"))?,
+        ),
+        _ => {
+            return Err(ApiError::invalid(
+                "send either If-Match, or If-None-Match: *",
+            ));
+        }
+    };
+    Ok(Some(wire::Condition { must: Some(must) }))
+}
+
+/// One write, as the request names it.
+struct Asked {
+    method: Method,
+    kind: ResourceType,
+    id: ResourceId,
+    what: What,
+    content_type: String,
+}
+
+impl Asked {
+    fn new(
+        method: Method,
+        (kind, id): (String, String),
+        what: What,
+        headers: &HeaderMap,
+    ) -> Result<Self, ApiError> {
+        let content_type = headers.get(header::CONTENT_TYPE).map(|v| v.to_str());
+        let content_type = match content_type {
+            None => "application/octet-stream",
+            Some(Ok(text)) if text.len() <= 256 => text,
+            Some(_) => return Err(ApiError::invalid("an illegal Content-Type")),
+        };
+        Ok(Self {
+            method,
+            kind: ResourceType::new(kind)?,
+            id: ResourceId::new(id)?,
+            what,
+            content_type: content_type.to_owned(),
+        })
+    }
+
+    /// All that makes two requests the same write.
+    fn hash(&self, condition: Option<&wire::Condition>) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        let body: &[u8] = match &self.what {
+            What::Put(body) | What::MergePatch(body) => body,
+            What::Delete(_) => b"",
+        };
+        let condition = format!("{condition:?}");
+        let parts: [&[u8]; 6] = [
+            self.method.as_str().as_bytes(),
+            self.kind.as_str().as_bytes(),
+            self.id.as_str().as_bytes(),
+            self.content_type.as_bytes(),
+            condition.as_bytes(),
+            body,
+        ];
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        *hasher.finalize().as_bytes()
+    }
+}
+
+async fn write(api: &Api, headers: &HeaderMap, asked: Asked) -> Result<Written, ApiError> {
+    let tenant = tenant(headers)?;
+    let condition = condition(headers)?;
+    let idempotency = idempotency_key(headers)?.map(|key| Idempotency {
+        key,
+        body_hash: asked.hash(condition.as_ref()),
+    });
+    let operation = wire::DataOperation {
+        resource_type: asked.kind.to_string(),
+        resource_id: asked.id.to_string(),
+        what: Some(asked.what),
+        content_type: asked.content_type,
+        condition,
+    };
+    let request = WriteRequest {
+        tenant,
+        operations: vec![operation],
+        idempotency,
+    };
+    Ok(api.parts.data.write(request, deadline()).await?)
+}
+
+fn body(body: Body) -> Result<Bytes, ApiError> {
+    body.map_err(|rejection| {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            let text = format!(
+                "a resource has at most {} bytes",
+                limits::MAX_RESOURCE_BYTES
+            );
+            ApiError::new(ErrorCode::BodyTooLarge, text)
+        } else {
+            ApiError::invalid(rejection.body_text())
+        }
+    })
+}
+
+/// Adds what every answer to a write says.
+fn written(mut response: Response, written: &Written) -> Response {
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(&etag(written.written.version.as_ref())) {
+        headers.insert(header::ETAG, value);
+    }
+    let regions: Vec<&str> = written.acked_regions.iter().map(AsRef::as_ref).collect();
+    if let Ok(value) = HeaderValue::from_str(&regions.join(",")) {
+        headers.insert(headers::ACKED_REGIONS, value);
+    }
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Creates or replaces a resource.
+pub async fn put(
+    State(api): State<Api>,
+    Path(path): Path<(String, String)>,
+    headers: HeaderMap,
+    content: Body,
+) -> Answer {
+    let asked = Asked::new(
+        Method::PUT,
+        path.clone(),
+        What::Put(body(content)?),
+        &headers,
+    )?;
+    let done = write(&api, &headers, asked).await?;
+    let created = done.written.created.first() == Some(&true);
+    let status = if created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    let answer = serde_json::json!({
+        "type": path.0,
+        "id": path.1,
+        "created": created,
+        "etag": etag(done.written.version.as_ref()),
+    });
+    Ok(written((status, Json(answer)).into_response(), &done))
+}
+
+/// Changes a JSON resource by a merge patch (RFC 7396), and answers with the whole.
+pub async fn patch(
+    State(api): State<Api>,
+    Path(path): Path<(String, String)>,
+    headers: HeaderMap,
+    content: Body,
+) -> Answer {
+    let content = body(content)?;
+    if serde_json::from_slice::<serde::de::IgnoredAny>(&content).is_err() {
+        return Err(ApiError::invalid("the body is no JSON merge patch"));
+    }
+    let asked = Asked::new(Method::PATCH, path, What::MergePatch(content), &headers)?;
+    let done = write(&api, &headers, asked).await?;
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    Ok(written(
+        (json, done.written.data.clone()).into_response(),
+        &done,
+    ))
+}
+
+/// Deletes a resource.
+pub async fn remove(
+    State(api): State<Api>,
+    Path(path): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Answer {
+    let asked = Asked::new(Method::DELETE, path, What::Delete(true), &headers)?;
+    let done = write(&api, &headers, asked).await?;
+    Ok(written(StatusCode::NO_CONTENT.into_response(), &done))
+}
+
+/// One resource.
+pub async fn read(
+    State(api): State<Api>,
+    Path((kind, id)): Path<(String, String)>,
+    Query(freshness): Query<Freshness>,
+    headers: HeaderMap,
+) -> Answer {
+    let (tenant, kind, id) = (
+        tenant(&headers)?,
+        ResourceType::new(kind)?,
+        ResourceId::new(id)?,
+    );
+    let strong = freshness.strong()?;
+    let group = api
+        .parts
+        .data
+        .prepare_read(&tenant, strong, deadline())
+        .await?;
+    let resource = api
+        .parts
+        .data
+        .read(group, &tenant, &kind, &id)?
+        .ok_or_else(|| ApiError::new(ErrorCode::NotFound, "the resource does not exist"))?;
+    let tag = etag(resource.version.as_ref());
+    let mut response = if headers
+        .get(header::IF_NONE_MATCH)
+        .is_some_and(|v| *v == tag.as_str())
+    {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        resource.data.clone().into_response()
+    };
+    let answer = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(&resource.content_type) {
+        answer.insert(header::CONTENT_TYPE, value);
+    }
+    if let Ok(value) = HeaderValue::from_str(&tag) {
+        answer.insert(header::ETAG, value);
+    }
+    answer.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// A page of a type's resources.
+pub async fn list(
+    State(api): State<Api>,
+    Path(kind): Path<String>,
+    Query(page): Query<Page>,
+    headers: HeaderMap,
+) -> Answer {
+    let (tenant, kind) = (tenant(&headers)?, ResourceType::new(kind)?);
+    let limit = page_limit(page.limit)?;
+    let after = page.after.map(ResourceId::new).transpose()?;
+    let strong = Freshness {
+        consistency: page.consistency,
+    }
+    .strong()?;
+    let group = api
+        .parts
+        .data
+        .prepare_read(&tenant, strong, deadline())
+        .await?;
+    let prefix = page.prefix.unwrap_or_default();
+    let rows = api
+        .parts
+        .data
+        .list(group, &tenant, &kind, &prefix, after.as_ref(), limit)?;
+    let next = rows
+        .last()
+        .filter(|_| rows.len() == limit)
+        .map(|(id, _)| id.clone());
+    let items: Vec<serde_json::Value> = rows.iter().map(|(id, r)| item(id, r)).collect();
+    Ok(Json(serde_json::json!({ "items": items, "next": next })).into_response())
+}
+
+/// A resource within a list: JSON as it is, all else in base64.
+fn item(id: &ResourceId, resource: &Resource) -> serde_json::Value {
+    use base64::Engine as _;
+    let mut item = serde_json::json!({
+        "id": id,
+        "etag": etag(resource.version.as_ref()),
+        "content_type": resource.content_type,
+    });
+    let is_json = resource.content_type.starts_with("application/json");
+    match serde_json::from_slice::<serde_json::Value>(&resource.data) {
+        Ok(json) if is_json => item["data"] = json,
+        _ => {
+            let text = base64::engine::general_purpose::STANDARD.encode(&resource.data);
+            item["data_base64"] = text.into();
+        }
+    }
+    item
+}

@@ -1,0 +1,114 @@
+//! `/metrics`: what this node counts, in Prometheus text. Gauges are read when asked for.
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use maia_common::metrics as names;
+use maia_common::metrics::Metric;
+
+use super::Api;
+use crate::raft::{FSYNC_BUCKETS_US, LogStats, Role};
+
+/// Prometheus text under construction.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn head(&mut self, metric: Metric, kind: &str) {
+        let Metric { name, help } = metric;
+        self.0 += &format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
+        if labels.is_empty() {
+            self.0 += &format!("{name} {value}\n");
+        } else {
+            self.0 += &format!("{name}{{{labels}}} {value}\n");
+        }
+    }
+
+    fn single(&mut self, metric: Metric, kind: &str, value: impl std::fmt::Display) {
+        self.head(metric, kind);
+        self.sample(metric.name, "", value);
+    }
+}
+
+fn wal(text: &mut Text, stats: &LogStats) {
+    text.single(names::WAL_ENTRIES, "counter", stats.appends);
+    text.single(names::WAL_BYTES, "counter", stats.bytes);
+    let metric = names::WAL_FSYNC_SECONDS;
+    text.head(metric, "histogram");
+    let bucket = format!("{}_bucket", metric.name);
+    let mut cumulated = 0;
+    for (bound_us, count) in FSYNC_BUCKETS_US.iter().zip(&stats.fsync_buckets) {
+        cumulated += count;
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        let bound_s = *bound_us as f64 / 1e6;
+        text.sample(&bucket, &format!("le=\"{bound_s}\""), cumulated);
+    }
+    text.sample(&bucket, "le=\"+Inf\"", stats.fsyncs);
+    #[expect(clippy::cast_precision_loss, reason = "for a chart")]
+    let sum_s = stats.fsync_sum_us as f64 / 1e6;
+    text.sample(&format!("{}_sum", metric.name), "", sum_s);
+    text.sample(&format!("{}_count", metric.name), "", stats.fsyncs);
+}
+
+fn groups(text: &mut Text, api: &Api) {
+    let state = api.parts.cluster.state();
+    text.head(names::GROUPS, "gauge");
+    for kind in ["creating", "active", "closing"] {
+        let count = state
+            .groups
+            .values()
+            .filter(|g| g.state.as_str() == kind)
+            .count();
+        text.sample(names::GROUPS.name, &format!("state=\"{kind}\""), count);
+    }
+    text.head(names::GROUP_LEADER, "gauge");
+    for (group, leader) in &state.leaders {
+        let labels = format!("group=\"{group}\",region=\"{}\"", leader.region);
+        text.sample(names::GROUP_LEADER.name, &labels, 1);
+    }
+    let statuses: Vec<_> = api
+        .parts
+        .engine
+        .group_ids()
+        .into_iter()
+        .filter_map(|group| Some((group, api.parts.engine.status(group)?)))
+        .collect();
+    text.head(names::GROUP_TERM, "gauge");
+    for (group, status) in &statuses {
+        text.sample(
+            names::GROUP_TERM.name,
+            &format!("group=\"{group}\""),
+            status.term,
+        );
+    }
+    text.head(names::REPLICATION_LAG_ENTRIES, "gauge");
+    for (group, status) in statuses.iter().filter(|(_, s)| s.role == Role::Leader) {
+        let last = status.last_log.map_or(0, maia_common::Index::get);
+        for (node, at) in &status.matched {
+            let region = state.nodes.get(node).map_or("", |n| n.region.as_str());
+            let labels = format!("group=\"{group}\",follower=\"{node}\",region=\"{region}\"");
+            let lag = last.saturating_sub(at.map_or(0, maia_common::Index::get));
+            text.sample(names::REPLICATION_LAG_ENTRIES.name, &labels, lag);
+        }
+    }
+}
+
+/// All metrics of this node.
+pub async fn metrics(State(api): State<Api>) -> Response {
+    let mut text = Text::default();
+    wal(&mut text, &api.parts.engine.log_stats());
+    groups(&mut text, &api);
+    text.single(
+        names::FEED_SUBSCRIBERS,
+        "gauge",
+        api.parts.hub.subscribers().len(),
+    );
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+        text.0,
+    )
+        .into_response()
+}

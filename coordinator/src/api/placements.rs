@@ -1,0 +1,168 @@
+//! `/v1/placements…`: placements by HTTP. ETag is the placement's version.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use maia_common::error_code::ErrorCode;
+use maia_common::headers;
+use maia_common::ids::{IdempotencyKey, TenantId};
+use maia_common::limits;
+use maia_common::placement::PlacementSpec;
+use maia_common::position::Version;
+use serde::Deserialize;
+
+use super::problem::ApiError;
+use super::{Api, deadline};
+use crate::core::placements::Expected;
+use crate::shell::placements::{PlacementView, PutRequest, unknown_tenant};
+
+type Answer = Result<Response, ApiError>;
+
+/// Which page of a list.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Page {
+    limit: Option<usize>,
+    after: Option<String>,
+}
+
+/// How fresh a read must be.
+#[derive(Debug, Deserialize)]
+pub struct Freshness {
+    consistency: Option<String>,
+}
+
+pub(super) fn page_limit(limit: Option<usize>) -> Result<usize, ApiError> {
+    match limit.unwrap_or(limits::DEFAULT_PAGE) {
+        limit @ 1..=limits::MAX_PAGE => Ok(limit),
+        _ => Err(ApiError::invalid(format!(
+            "limit must be 1 to {}",
+            limits::MAX_PAGE
+        ))),
+    }
+}
+
+/// The idempotency key of a request, if it has one.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
+    let Some(value) = headers.get(headers::IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
+    Ok(Some(IdempotencyKey::new(
+        value.to_str().unwrap_or_default(),
+    )?))
+}
+
+fn expected(headers: &HeaderMap) -> Result<Expected, ApiError> {
+    let text = |name| {
+        headers
+            .get(name)
+            .map(|v| v.to_str().unwrap_or_default().trim())
+    };
+    match (text(header::IF_MATCH), text(header::IF_NONE_MATCH)) {
+        (None, None) => Ok(Expected::Any),
+        (Some("*"), None) => Ok(Expected::Present),
+        (None, Some("*")) => Ok(Expected::Absent),
+        (Some(tag), None) => tag
+            .strip_prefix('"')
+            .and_then(|t| t.strip_suffix('"'))
+            .and_then(|t| t.parse::<Version>().ok())
+            .map(Expected::Version)
+            .ok_or_else(|| ApiError::invalid("If-Match must be an ETag of this placement, or *")),
+        _ => Err(ApiError::invalid(
+            "send either If-Match, or If-None-Match: *",
+        )),
+    }
+}
+
+fn answer(status: StatusCode, view: &PlacementView) -> Response {
+    let mut response = (status, Json(view)).into_response();
+    let etag = format!("\"{}\"", view.version);
+    if let Ok(etag) = HeaderValue::from_str(&etag) {
+        response.headers_mut().insert(header::ETAG, etag);
+    }
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// One placement; as of the newest commit unless `?consistency=local`.
+pub async fn get(
+    State(api): State<Api>,
+    Path(tenant): Path<String>,
+    Query(freshness): Query<Freshness>,
+) -> Answer {
+    let tenant = TenantId::new(tenant)?;
+    match freshness.consistency.as_deref() {
+        Some("local") => {}
+        None | Some("strong") => api.parts.placements.catch_up(deadline()).await?,
+        Some(_) => return Err(ApiError::invalid("consistency is strong or local")),
+    }
+    let view = api
+        .parts
+        .placements
+        .get(&tenant)?
+        .ok_or_else(|| unknown_tenant(&tenant))?;
+    Ok(answer(StatusCode::OK, &view))
+}
+
+/// A page of placements, as this node knows them.
+pub async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Answer {
+    let limit = page_limit(page.limit)?;
+    let after = page.after.map(TenantId::new).transpose()?;
+    let placements = api.parts.placements.list(after.as_ref(), limit)?;
+    let next = placements
+        .last()
+        .filter(|_| placements.len() == limit)
+        .map(|p| &p.tenant);
+    Ok(Json(serde_json::json!({ "placements": placements, "next": next })).into_response())
+}
+
+/// Places a tenant.
+pub async fn put(
+    State(api): State<Api>,
+    Path(tenant): Path<String>,
+    headers: HeaderMap,
+    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Answer {
+    let tenant = TenantId::new(tenant)?;
+    let body = body.map_err(|_| {
+        let text = format!(
+            "a placement has at most {} bytes",
+            limits::MAX_ADMIN_BODY_BYTES
+        );
+        ApiError::new(ErrorCode::BodyTooLarge, text)
+    })?;
+    let spec: PlacementSpec = serde_json::from_slice(&body)
+        .map_err(|error| ApiError::invalid(format!("the body is no placement: {error}")))?;
+    let request = PutRequest {
+        tenant,
+        spec,
+        expected: expected(&headers)?,
+        key: idempotency_key(&headers)?,
+    };
+    let put = api.parts.placements.put(&request, deadline()).await?;
+    let status = if put.created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok(answer(status, &put.view))
+}
+
+/// Takes a placement away.
+pub async fn remove(
+    State(api): State<Api>,
+    Path(tenant): Path<String>,
+    headers: HeaderMap,
+) -> Answer {
+    let tenant = TenantId::new(tenant)?;
+    let expected = expected(&headers)?;
+    api.parts
+        .placements
+        .remove(&tenant, expected, deadline())
+        .await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}

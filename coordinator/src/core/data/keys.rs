@@ -1,0 +1,51 @@
+//! Keys of a placement group's state. Names can't contain NUL, so a NUL parts them, and a scan of
+//! a prefix finds one tenant's, or one type's, and nothing else.
+
+use maia_common::ids::{GroupId, IdempotencyKey, ResourceId, ResourceType, TenantId};
+use maia_common::position::Index;
+
+use crate::raft::group_key;
+
+/// The prefix of all resources of a type.
+#[must_use]
+pub fn type_prefix(group: GroupId, tenant: &TenantId, kind: &ResourceType) -> Vec<u8> {
+    group_key(group, format!("{tenant}\0{kind}\0").as_bytes())
+}
+
+/// The key of a resource.
+#[must_use]
+pub fn resource_key(
+    group: GroupId,
+    tenant: &TenantId,
+    kind: &ResourceType,
+    id: &ResourceId,
+) -> Vec<u8> {
+    let mut key = type_prefix(group, tenant, kind);
+    key.extend_from_slice(id.as_str().as_bytes());
+    key
+}
+
+/// The id within a resource's key, given the prefix of its type.
+#[must_use]
+pub fn resource_id_of(key: &[u8], prefix: &[u8]) -> Option<ResourceId> {
+    let id = key.strip_prefix(prefix)?;
+    ResourceId::new(std::str::from_utf8(id).ok()?).ok()
+}
+
+pub(super) fn dedup_key(group: GroupId, tenant: &TenantId, key: &IdempotencyKey) -> Vec<u8> {
+    group_key(group, format!("{tenant}\0k{key}").as_bytes())
+}
+
+pub(super) fn dedup_order_prefix(group: GroupId, tenant: &TenantId) -> Vec<u8> {
+    group_key(group, format!("{tenant}\0p").as_bytes())
+}
+
+pub(super) fn dedup_order_key(group: GroupId, tenant: &TenantId, index: Index) -> Vec<u8> {
+    let mut key = dedup_order_prefix(group, tenant);
+    key.extend_from_slice(&index.get().to_be_bytes());
+    key
+}
+
+pub(super) fn dedup_count_mark(group: GroupId, tenant: &TenantId) -> Vec<u8> {
+    group_key(group, format!("d{tenant}").as_bytes())
+}

@@ -1,0 +1,67 @@
+//! The metastore's keys: one function for each kind. Values are JSON of the types of
+//! `maia_common::{placement, topology}` and of this crate's records.
+//!
+//! | key | value |
+//! | --- | --- |
+//! | `region/NAME` | `Region` |
+//! | `node/ID` | `Node` |
+//! | `group/ID` | `GroupRecord` |
+//! | `groupkey/KEY` | the id of the group with that key |
+//! | `groups` | the last group id that was given out |
+//! | `leader/ID` | `Leader`: the announcement of a group's leader |
+//! | `tenant/NAME` | `Placement` |
+//! | `event/REVISION` | an event |
+
+use maia_common::ids::{GroupId, NodeId, RegionName, TenantId};
+use maia_common::placement::GroupKey;
+
+/// Prefix of all tenants.
+pub const TENANTS: &str = "tenant/";
+/// Prefix of all regions.
+pub const REGIONS: &str = "region/";
+/// Prefix of all nodes.
+pub const NODES: &str = "node/";
+/// Prefix of all groups.
+pub const GROUPS: &str = "group/";
+/// Prefix of all announcements.
+pub const LEADERS: &str = "leader/";
+/// Prefix of all events.
+pub const EVENTS: &str = "event/";
+/// The last group id that was given out.
+pub const LAST_GROUP: &str = "groups";
+
+/// A tenant's placement.
+#[must_use]
+pub fn tenant(tenant: &TenantId) -> String {
+    format!("{TENANTS}{tenant}")
+}
+
+/// A region.
+#[must_use]
+pub fn region(region: &RegionName) -> String {
+    format!("{REGIONS}{region}")
+}
+
+/// A node.
+#[must_use]
+pub fn node(node: NodeId) -> String {
+    format!("{NODES}{:020}", node.get())
+}
+
+/// A group's record.
+#[must_use]
+pub fn group(group: GroupId) -> String {
+    format!("{GROUPS}{:020}", group.get())
+}
+
+/// The id of the group with this key.
+#[must_use]
+pub fn group_key(key: &GroupKey) -> String {
+    format!("groupkey/{key}")
+}
+
+/// The announcement of a group's leader.
+#[must_use]
+pub fn leader(group: GroupId) -> String {
+    format!("{LEADERS}{:020}", group.get())
+}

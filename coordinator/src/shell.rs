@@ -1,0 +1,14 @@
+//! The impure part of the coordinator: one owner for each loop, which feeds events into the pure
+//! cores and carries out what they decide. `node` puts the parts together.
+
+pub mod applier;
+pub mod bootstrap;
+pub mod clock;
+pub mod cluster;
+pub mod data;
+pub mod groups;
+pub mod identity;
+pub mod node;
+pub mod peer_service;
+pub mod peers;
+pub mod placements;

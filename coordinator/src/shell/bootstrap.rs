@@ -1,0 +1,222 @@
+//! Joining: how a node comes to take part. A new cluster is made by its first members together; a
+//! disk that took part before just goes on; a fresh disk under an id that another disk has used is
+//! refused, since it forgot what that one promised (I1).
+//!
+//! ```text
+//! disk joined before ──────────────────────────────────────────────▶ group 0 goes on by itself
+//! fresh disk ─▶ ask the first members who they are
+//!     one knows another disk of this id ─▶ fail: "a wiped disk is a new node"
+//!     one is initialized already        ─▶ wait for group 0 to reach here
+//!     all answer, none is initialized   ─▶ initialize group 0 (all do; the same members)
+//! then: register regions and this node in the metastore; ready
+//! ```
+//! All must answer, not a majority: the one that does not might be the one that remembers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use maia_common::ids::{GroupId, NodeId};
+use maia_common::runtime::Backoff;
+use maia_common::topology::{Node, Region, RegionState};
+
+use super::clock::unix_us;
+use super::identity::{self, Identity};
+use super::peers::Peers;
+use crate::api::Latches;
+use crate::config::Config;
+use crate::core::keyspace;
+use crate::core::metastore::{Precondition, Transaction};
+use crate::metastore::{self, Metastore, Outcome};
+use crate::raft::Engine;
+
+const ASK_DEADLINE: Duration = Duration::from_millis(500);
+const STEP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Everything that joining needs.
+pub struct Joining {
+    /// The node's configuration.
+    pub config: Config,
+    /// The node's identity.
+    pub identity: Identity,
+    /// The node's engine.
+    pub engine: Arc<Engine>,
+    /// The metastore.
+    pub store: Arc<dyn Metastore>,
+    /// The other coordinators.
+    pub peers: Arc<Peers>,
+    /// Tells when the node is ready, or failed.
+    pub latches: Latches,
+}
+
+/// What the first members say.
+#[derive(Debug, Default)]
+struct Heard {
+    answered: usize,
+    initialized: bool,
+    other_disk: Option<String>,
+}
+
+impl Joining {
+    /// Joins, trying again until it is done or can't be.
+    pub async fn run(mut self) {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        if !self.identity.joined {
+            while let Err(reason) = self.take_part().await {
+                if self.latches.has_failed() {
+                    return;
+                }
+                tracing::info!(%reason, "not yet part of the cluster");
+                tokio::time::sleep(backoff.next(fastrand::f64())).await;
+            }
+        }
+        backoff.reset();
+        while let Err(reason) = self.register().await {
+            if self.latches.has_failed() {
+                return;
+            }
+            tracing::info!(%reason, "not yet registered");
+            tokio::time::sleep(backoff.next(fastrand::f64())).await;
+        }
+        self.latches.open("registered");
+        tracing::info!(node = %self.identity.node, "registered");
+    }
+
+    async fn take_part(&mut self) -> Result<(), String> {
+        let root = self.engine.status(GroupId::METASTORE);
+        if root.is_some_and(|status| !status.voters.is_empty()) {
+            return Ok(());
+        }
+        let first: Vec<NodeId> = self.config.bootstrap.nodes.iter().map(|n| n.id).collect();
+        if !first.contains(&self.identity.node) {
+            return Err("waiting to be added to the cluster: maiactl node add".into());
+        }
+        let heard = self.ask(&first).await;
+        if let Some(disk) = heard.other_disk {
+            let reason = format!(
+                "node id {} was used with another disk ({disk}): a wiped disk is a new node, \
+                 give it an id that was never used",
+                self.identity.node
+            );
+            self.latches.fail(reason.clone());
+            return Err(reason);
+        }
+        if heard.initialized {
+            return Err("waiting for group 0 to reach this node".into());
+        }
+        if heard.answered + 1 < first.len() {
+            return Err(format!(
+                "{} of {} first members answer: making a cluster takes all of them",
+                heard.answered + 1,
+                first.len()
+            ));
+        }
+        let voters = first.into_iter().collect();
+        self.engine
+            .initialize_group(GroupId::METASTORE, voters)
+            .await
+            .map_err(|error| error.to_string())
+    }
+
+    async fn ask(&self, first: &[NodeId]) -> Heard {
+        let me = (self.identity.node, self.identity.disk_id.as_str());
+        let deadline = Instant::now() + ASK_DEADLINE;
+        let others = first
+            .iter()
+            .copied()
+            .filter(|node| *node != self.identity.node);
+        let answers =
+            futures::future::join_all(others.map(|node| self.peers.identify(node, me, deadline)));
+        let mut heard = Heard::default();
+        for answer in answers.await.into_iter().flatten() {
+            heard.answered += 1;
+            heard.initialized |= answer.initialized;
+            let known = answer.known_disk_of_asking;
+            if !known.is_empty() && known != self.identity.disk_id {
+                heard.other_disk = Some(known);
+            }
+        }
+        heard
+    }
+
+    /// Writes this node, and the cluster's first regions, into the metastore.
+    async fn register(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + STEP_DEADLINE;
+        self.store
+            .catch_up(deadline)
+            .await
+            .map_err(|e| e.to_string())?;
+        for region in &self.config.bootstrap.regions {
+            let region = Region {
+                name: region.name.clone(),
+                public_url: region.public_url.trim_end_matches('/').to_owned(),
+                priority: region.priority,
+                state: RegionState::Active,
+            };
+            let key = keyspace::region(&region.name);
+            let id = format!("region-{}-{:016x}", region.name, fastrand::u64(..));
+            let absent = Transaction::new(id, unix_us())
+                .when(&key, Precondition::Absent)
+                .put_json(key, &region);
+            self.store
+                .transact(absent, deadline)
+                .await
+                .map_err(|e| e.to_string())?;
+        }
+        self.register_node(deadline).await?;
+        if !self.identity.joined {
+            identity::mark_joined(&self.config.dir, &mut self.identity)
+                .map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
+    async fn register_node(&self, deadline: Instant) -> Result<(), String> {
+        let mine = self
+            .config
+            .bootstrap
+            .nodes
+            .iter()
+            .find(|n| n.id == self.identity.node);
+        let node = Node {
+            id: self.identity.node,
+            region: self.config.node.region.clone(),
+            rpc_addr: mine.map_or_else(
+                || self.config.listen.rpc.to_string(),
+                |n| n.rpc_addr.clone(),
+            ),
+            api_url: mine.map_or_else(
+                || format!("http://{}", self.config.listen.api),
+                |n| n.api_url.clone(),
+            ),
+            disk_id: self.identity.disk_id.clone(),
+        };
+        let key = keyspace::node(node.id);
+        let stored = metastore::get::<Node>(&*self.store, &key).map_err(|e| e.to_string())?;
+        let unchanged = match &stored {
+            Some(stored) if stored.value == node => return Ok(()),
+            Some(stored) if stored.value.disk_id != node.disk_id => {
+                let reason = format!(
+                    "node id {} is registered with another disk",
+                    self.identity.node
+                );
+                self.latches.fail(reason.clone());
+                return Err(reason);
+            }
+            Some(stored) => Precondition::At(stored.revision),
+            None => Precondition::Absent,
+        };
+        let id = format!("node-{}-{:016x}", node.id, fastrand::u64(..));
+        let transaction = Transaction::new(id, unix_us())
+            .when(&key, unchanged)
+            .put_json(key, &node);
+        match self
+            .store
+            .transact(transaction, deadline)
+            .await
+            .map_err(|e| e.to_string())?
+        {
+            Outcome::Committed(_) => Ok(()),
+            Outcome::Conflict(_) => Err("registered by another process meanwhile".into()),
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! The owner of group life on this node: one loop that looks at the cluster's picture and at the
+//! local instances, asks `core/group_life` what to do, and does it. Also passes leader changes on,
+//! as hints, to all coordinators. Every act is idempotent; what fails is tried again at the next
+//! look, which comes with every change and every tick.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use maia_common::ids::{GroupId, NodeId, RegionName};
+use maia_common::placement::GroupRecord;
+use maia_common::position::Term;
+use maia_common::runtime::Tasks;
+use maia_common::topology::Leader;
+use maia_common::wire::peer::HintRequest;
+use tokio::sync::{broadcast, mpsc};
+
+use super::clock::unix_us;
+use super::cluster::{Cluster, Hint};
+use super::peers::Peers;
+use crate::core::group_life::{self, Command, Instance};
+use crate::core::metastore::{Precondition, Transaction};
+use crate::core::{keyspace, placements};
+use crate::metastore::{self, Metastore, MetastoreError};
+use crate::raft::{Engine, LeaderEvent};
+
+/// How often to look when nothing happens: what failed is tried again.
+const TICK: Duration = Duration::from_millis(200);
+/// How long one act may take before it is given up and decided anew.
+const ACT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long passing a hint on may take.
+const HINT_DEADLINE: Duration = Duration::from_millis(500);
+
+/// What acts need. Cheap to clone.
+#[derive(Clone)]
+struct Hands {
+    node: NodeId,
+    region: RegionName,
+    engine: Arc<Engine>,
+    store: Arc<dyn Metastore>,
+    cluster: Cluster,
+    peers: Arc<Peers>,
+    tasks: Tasks,
+}
+
+/// The loop.
+pub struct GroupLoop {
+    hands: Hands,
+    events: broadcast::Receiver<LeaderEvent>,
+    blank_since: BTreeMap<GroupId, Instant>,
+    running: BTreeSet<Command>,
+    done_sender: mpsc::Sender<Command>,
+    done: mpsc::Receiver<Command>,
+}
+
+impl GroupLoop {
+    /// The loop for this node; its acts belong to `tasks`.
+    #[must_use]
+    pub fn new(
+        (node, region): (NodeId, RegionName),
+        engine: Arc<Engine>,
+        store: Arc<dyn Metastore>,
+        cluster: Cluster,
+        peers: Arc<Peers>,
+        tasks: Tasks,
+    ) -> Self {
+        let events = engine.leader_events().subscribe();
+        let (done_sender, done) = mpsc::channel(256);
+        Self {
+            hands: Hands {
+                node,
+                region,
+                engine,
+                store,
+                cluster,
+                peers,
+                tasks,
+            },
+            events,
+            blank_since: BTreeMap::new(),
+            running: BTreeSet::new(),
+            done_sender,
+            done,
+        }
+    }
+
+    /// Runs until its task is stopped.
+    pub async fn run(mut self) {
+        let mut changes = self.hands.cluster.changes();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                event = self.events.recv() => match event {
+                    Ok(event) => self.hands.pass_on(&event),
+                    Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => return,
+                },
+                Some(command) = self.done.recv() => {
+                    self.running.remove(&command);
+                }
+                _ = tick.tick() => {}
+            }
+            self.look();
+        }
+    }
+
+    fn look(&mut self) {
+        let cluster = self.hands.cluster.state();
+        for record in cluster.groups.values() {
+            let instance = self.instance(record.id);
+            let blank_for = self.blank_for(record.id, instance);
+            let node = self.hands.node;
+            for command in group_life::next(node, record, instance, blank_for, &cluster) {
+                self.begin(command, record);
+            }
+        }
+    }
+
+    fn instance(&self, group: GroupId) -> Option<Instance> {
+        let status = self.hands.engine.status(group)?;
+        Some(Instance {
+            is_blank: status.voters.is_empty(),
+            leads_at: (status.leader == Some(self.hands.node)).then_some(status.term),
+        })
+    }
+
+    fn blank_for(&mut self, group: GroupId, instance: Option<Instance>) -> Duration {
+        if instance.is_some_and(|i| i.is_blank) {
+            self.blank_since
+                .entry(group)
+                .or_insert_with(Instant::now)
+                .elapsed()
+        } else {
+            self.blank_since.remove(&group);
+            Duration::ZERO
+        }
+    }
+
+    /// Starts the act unless it is running.
+    fn begin(&mut self, command: Command, record: &GroupRecord) {
+        if !self.running.insert(command.clone()) {
+            return;
+        }
+        let (hands, record, done) = (self.hands.clone(), record.clone(), self.done_sender.clone());
+        let tasks = hands.tasks.clone();
+        tasks.spawn_until_stop("group act", async move {
+            let act = hands.carry_out(&command, &record);
+            match tokio::time::timeout(ACT_DEADLINE, act).await {
+                Ok(Ok(())) => {}
+                Ok(Err(reason)) => tracing::warn!(?command, %reason, "will be tried again"),
+                Err(_) => tracing::warn!(?command, "took too long, will be tried again"),
+            }
+            // The loop that would hear of it is gone only when all stops.
+            drop(done.send(command).await);
+        });
+    }
+}
+
+impl Hands {
+    async fn carry_out(&self, command: &Command, record: &GroupRecord) -> Result<(), String> {
+        match command {
+            Command::Start(group) => self
+                .engine
+                .start_group(*group)
+                .await
+                .map_err(|e| e.to_string()),
+            Command::Initialize(group, voters) => {
+                let voters = voters.iter().copied().collect();
+                self.engine
+                    .initialize_group(*group, voters)
+                    .await
+                    .map_err(|e| e.to_string())
+            }
+            Command::Activate(_) => self.activate(record).await.map_err(|e| e.to_string()),
+            Command::Announce(group, term) => self
+                .announce(*group, *term)
+                .await
+                .map_err(|e| e.to_string()),
+        }
+    }
+
+    async fn activate(&self, record: &GroupRecord) -> Result<(), MetastoreError> {
+        let stored = metastore::get::<GroupRecord>(&*self.store, &keyspace::group(record.id))?;
+        let Some(stored) = stored.filter(|s| s.value == *record) else {
+            return Ok(());
+        };
+        let id = self.transaction_id("activate", record.id, Term::new(stored.revision.get()));
+        let plan = placements::activate_group(record, stored.revision, &id, unix_us());
+        self.store
+            .transact(plan, Instant::now() + ACT_DEADLINE)
+            .await
+            .map(drop)
+    }
+
+    /// Writes the announcement unless one of a higher term stands there.
+    async fn announce(&self, group: GroupId, term: Term) -> Result<(), MetastoreError> {
+        let key = keyspace::leader(group);
+        let stored = metastore::get::<Leader>(&*self.store, &key)?;
+        if stored.as_ref().is_some_and(|s| s.value.term >= term) {
+            return Ok(());
+        }
+        let unchanged = stored.map_or(Precondition::Absent, |s| Precondition::At(s.revision));
+        let leader = self.leader(term);
+        let event = placements::Event {
+            kind: "leader_announced".into(),
+            at_unix_us: unix_us(),
+            tenant: None,
+            group: Some(group),
+            detail: format!("region {} leads at term {term}", self.region),
+        };
+        let plan = Transaction::new(self.transaction_id("announce", group, term), unix_us())
+            .when(&key, unchanged)
+            .put_json(&key, &leader)
+            .event(&event);
+        self.store
+            .transact(plan, Instant::now() + ACT_DEADLINE)
+            .await
+            .map(drop)
+    }
+
+    fn leader(&self, term: Term) -> Leader {
+        Leader {
+            term,
+            node: self.node,
+            region: self.region.clone(),
+        }
+    }
+
+    /// Unique for each try: a try that was decided on another state must not count as this one.
+    fn transaction_id(&self, what: &str, group: GroupId, term: Term) -> String {
+        format!(
+            "{what}-{group}-{term}-{}-{:016x}",
+            self.node,
+            fastrand::u64(..)
+        )
+    }
+
+    /// Tells this node's proxies, and when this node leads all other coordinators.
+    fn pass_on(&self, event: &LeaderEvent) {
+        let state = self.cluster.state();
+        let (group, term) = (event.group, event.term);
+        let hint = match event.leader {
+            Some(node) => match state.nodes.get(&node) {
+                Some(found) => Hint::Leader(
+                    group,
+                    Leader {
+                        term,
+                        node,
+                        region: found.region.clone(),
+                    },
+                ),
+                None => return,
+            },
+            None => Hint::Leaderless(group, term),
+        };
+        if group.is_metastore() {
+            return;
+        }
+        self.cluster.hint(hint);
+        if event.leader == Some(self.node) {
+            self.tell_all(group, term);
+        }
+    }
+
+    fn tell_all(&self, group: GroupId, term: Term) {
+        let state = self.cluster.state();
+        let request = HintRequest {
+            generation: state.generation.get(),
+            group: group.get(),
+            term: term.get(),
+            node: self.node.get(),
+            leaderless: false,
+        };
+        for node in state
+            .nodes
+            .keys()
+            .copied()
+            .filter(|node| *node != self.node)
+        {
+            let peers = Arc::clone(&self.peers);
+            self.tasks.spawn_until_stop("leader hint", async move {
+                let deadline = Instant::now() + HINT_DEADLINE;
+                if let Err(error) = peers.hint(node, request, deadline).await {
+                    tracing::debug!(%node, %error, "a hint was not passed on");
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! One coordinator, put together: opens the disk, starts the engine and group 0, joins the
+//! cluster, serves gRPC and HTTP, and stops in the reverse order.
+//!
+//! ```text
+//! identity ─▶ engine ─▶ group 0 ─▶ metastore ─▶ cluster loop ─▶ group loop
+//!                │                                   └─▶ feed hub ─▶ proxies
+//!                └─▶ rpc listener (raft, peer, feed)      api listener (placements, data, admin)
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use maia_common::cluster_key::{ClusterKey, ClusterKeyError};
+use maia_common::ids::{GroupId, NodeId};
+use maia_common::position::Revision;
+use maia_common::runtime::Tasks;
+use maia_common::wire::feed::feed_server::FeedServer;
+use maia_common::wire::peer::peer_server::PeerServer;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::interceptor::InterceptedService;
+
+use super::applier::RecordApplier;
+use super::bootstrap;
+use super::clock::Clock;
+use super::cluster::{Cluster, ClusterLoop};
+use super::data::DataService;
+use super::groups::GroupLoop;
+use super::identity::{self, FolderLock, IdentityError};
+use super::peer_service::PeerService;
+use super::peers::{Directory, Peers};
+use super::placements::Placements;
+use crate::api::{self, Api};
+use crate::config::Config;
+use crate::feed::{FeedService, Hub};
+use crate::metastore::{Metastore, RaftMetastore};
+use crate::raft::{
+    Engine, EngineConfig, EngineOpenError, GroupError, SnapshotRules, StateError, raft_service,
+};
+
+/// How long each part may take to stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why a coordinator does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its folder can't be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Its cluster key can't be used.
+    #[error(transparent)]
+    ClusterKey(#[from] ClusterKeyError),
+    /// Its databases can't be opened.
+    #[error(transparent)]
+    Engine(#[from] EngineOpenError),
+    /// Group 0 can't be started.
+    #[error("group 0: {0}")]
+    Group(#[from] GroupError),
+    /// Its state can't be read.
+    #[error("{0}")]
+    State(#[from] StateError),
+    /// It can't listen.
+    #[error("can't listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A running coordinator.
+pub struct Node {
+    engine: Arc<Engine>,
+    tasks: Tasks,
+    api: Api,
+    _lock: FolderLock,
+}
+
+/// What most parts need.
+struct Parts {
+    me: (NodeId, maia_common::ids::RegionName),
+    engine: Arc<Engine>,
+    peers: Arc<Peers>,
+    store: Arc<RaftMetastore>,
+    cluster: Cluster,
+    hub: Arc<Hub>,
+    clock: Arc<Clock>,
+    tasks: Tasks,
+}
+
+async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| StartError::Listen { address, source })
+}
+
+impl Node {
+    /// Starts everything; returns as soon as it listens. Readiness comes later: see `/readyz`.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing keeps running then.
+    pub async fn start(config: Config) -> Result<Node, StartError> {
+        let key = ClusterKey::from_file(&config.cluster_key_file)?;
+        let (lock, identity) = identity::take(&config.dir, config.node.id)?;
+        let rpc = listen(config.listen.rpc).await?;
+        let http = listen(config.listen.api).await?;
+        let parts = Parts::open(&config, &key).await?;
+        let data = DataService::new(
+            parts.me.clone(),
+            Arc::clone(&parts.engine),
+            Arc::clone(&parts.store) as Arc<dyn Metastore>,
+            parts.cluster.clone(),
+            Arc::clone(&parts.peers),
+            Arc::clone(&parts.clock),
+        );
+        let peer = PeerService {
+            identity: identity.clone(),
+            engine: Arc::clone(&parts.engine),
+            store: Arc::clone(&parts.store),
+            cluster: parts.cluster.clone(),
+            data: data.clone(),
+        };
+        parts.serve_rpc(&key, rpc, peer);
+        let api = parts.api(&config, data);
+        parts.serve_api(api.clone(), http);
+        let groups = GroupLoop::new(
+            parts.me.clone(),
+            Arc::clone(&parts.engine),
+            Arc::clone(&parts.store) as Arc<dyn Metastore>,
+            parts.cluster.clone(),
+            Arc::clone(&parts.peers),
+            parts.tasks.clone(),
+        );
+        parts.tasks.spawn_until_stop("group loop", groups.run());
+        let joining = bootstrap::Joining {
+            config,
+            identity,
+            engine: Arc::clone(&parts.engine),
+            store: Arc::clone(&parts.store) as Arc<dyn Metastore>,
+            peers: Arc::clone(&parts.peers),
+            latches: api.latches.clone(),
+        };
+        parts.tasks.spawn_until_stop("join", joining.run());
+        Ok(Node {
+            engine: parts.engine,
+            tasks: parts.tasks,
+            api,
+            _lock: lock,
+        })
+    }
+
+    /// Ends when the node can't go on by itself; the reason is for the operator.
+    pub async fn failed(&self) -> String {
+        self.api.latches.failed().await
+    }
+
+    /// Stops: lets requests in flight end, then the tasks, then the engine. Names who did not.
+    pub async fn stop(self) {
+        let drained = self.api.gate.close(STOP_DEADLINE).await;
+        let mut late = self.tasks.shutdown(STOP_DEADLINE).await;
+        late.extend(self.engine.shutdown(STOP_DEADLINE).await);
+        if !drained || !late.is_empty() {
+            tracing::warn!(drained, ?late, "stopped, but not everything ended in time");
+        }
+    }
+}
+
+impl Parts {
+    async fn open(config: &Config, key: &ClusterKey) -> Result<Parts, StartError> {
+        let tasks = Tasks::new();
+        let directory = Arc::new(Directory::new(key.interceptor()));
+        for node in &config.bootstrap.nodes {
+            directory.set(node.id, node.rpc_addr.clone());
+        }
+        let clock = Arc::new(Clock::default());
+        let revisions = watch::Sender::new(Revision::default());
+        let applier = Arc::new(RecordApplier::new(Arc::clone(&clock), revisions.clone()));
+        let engine = Engine::open(
+            engine_config(config),
+            Arc::clone(&applier) as _,
+            Arc::clone(&directory) as _,
+        )?;
+        applier.opened(engine.state())?;
+        engine.start_group(GroupId::METASTORE).await?;
+        let peers = Arc::new(Peers::new(Arc::clone(&directory)));
+        let store = Arc::new(RaftMetastore::new(
+            Arc::clone(&engine),
+            Arc::clone(&peers),
+            Arc::clone(&clock),
+            revisions,
+            config.node.id,
+        ));
+        let hub = Arc::new(Hub::default());
+        let (cluster_loop, cluster) = ClusterLoop::new(
+            Arc::clone(&store) as Arc<dyn Metastore>,
+            directory,
+            Arc::clone(&hub),
+        );
+        tasks.spawn_until_stop("cluster loop", cluster_loop.run());
+        let me = (config.node.id, config.node.region.clone());
+        Ok(Parts {
+            me,
+            engine,
+            peers,
+            store,
+            cluster,
+            hub,
+            clock,
+            tasks,
+        })
+    }
+
+    /// On the engine's own runtime: data load elsewhere must not delay heartbeats.
+    fn serve_rpc(&self, key: &ClusterKey, listener: TcpListener, peer: PeerService) {
+        let check = key.interceptor().check();
+        let feed = FeedService::new(
+            Arc::clone(&self.hub),
+            Arc::clone(&self.store) as Arc<dyn Metastore>,
+            self.cluster.clone(),
+            self.tasks.clone(),
+        );
+        let server = tonic::transport::Server::builder()
+            .tcp_nodelay(true)
+            .http2_keepalive_interval(Some(Duration::from_secs(5)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+            .add_service(InterceptedService::new(
+                raft_service(self.engine.inbound()),
+                check.clone(),
+            ))
+            .add_service(InterceptedService::new(
+                PeerServer::new(peer),
+                check.clone(),
+            ))
+            .add_service(InterceptedService::new(FeedServer::new(feed), check));
+        let stop = self.tasks.stop().clone();
+        self.tasks.spawn("rpc listener", async move {
+            let incoming = TcpListenerStream::new(listener);
+            let ended = stop
+                .run_until_cancelled(server.serve_with_incoming(incoming))
+                .await;
+            if let Some(Err(error)) = ended {
+                tracing::error!(%error, "the rpc listener ended");
+            }
+        });
+    }
+
+    fn api(&self, config: &Config, data: DataService) -> Api {
+        let placements = Placements::new(
+            Arc::clone(&self.store) as Arc<dyn Metastore>,
+            self.cluster.clone(),
+        );
+        Api::new(api::Parts {
+            me: self.me.clone(),
+            auth: config.auth.clone(),
+            placements,
+            data,
+            engine: Arc::clone(&self.engine),
+            store: Arc::clone(&self.store) as Arc<dyn Metastore>,
+            cluster: self.cluster.clone(),
+            hub: Arc::clone(&self.hub),
+        })
+    }
+
+    fn serve_api(&self, api: Api, listener: TcpListener) {
+        let stop = self.tasks.stop().clone();
+        self.tasks.spawn("api listener", async move {
+            let serve = axum::serve(listener, api::router(api));
+            let ended = serve.with_graceful_shutdown(stop.cancelled_owned()).await;
+            if let Err(error) = ended {
+                tracing::error!(%error, "the api listener ended");
+            }
+        });
+    }
+}
+
+fn engine_config(config: &Config) -> EngineConfig {
+    let election = config.election();
+    let retained = config.replication.retention_records;
+    EngineConfig {
+        heartbeat: election.heartbeat,
+        election_min: election.timeout_min,
+        election_max: election.timeout_max,
+        disk_watermark_bytes: config.replication.min_free_bytes,
+        snapshots: SnapshotRules {
+            entries_since_last: (retained / 2).max(1),
+            entries_to_keep: retained / 2,
+        },
+        ..EngineConfig::new(config.node.id, &config.dir)
+    }
+}

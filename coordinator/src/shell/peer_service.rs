@@ -1,0 +1,185 @@
+//! What other coordinators ask of this one. Nothing is passed on from here: the asking node goes
+//! to whom the answer names, so a request can't go around in a circle.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use maia_common::error_code::ErrorCode;
+use maia_common::ids::{GroupId, NodeId};
+use maia_common::limits;
+use maia_common::position::Term;
+use maia_common::topology::{Leader, Node};
+use maia_common::wire::peer as wire;
+use tonic::{Request, Response, Status};
+
+use super::cluster::{Cluster, Hint};
+use super::data::DataService;
+use super::identity::Identity;
+use super::peers::PeerError;
+use crate::core::keyspace;
+use crate::core::record::Record;
+use crate::metastore::{self, RaftMetastore};
+use crate::raft::{Engine, ProposeError};
+
+/// The gRPC service between coordinators.
+pub struct PeerService {
+    /// This node.
+    pub identity: Identity,
+    /// Its engine.
+    pub engine: Arc<Engine>,
+    /// Its metastore.
+    pub store: Arc<RaftMetastore>,
+    /// Its picture of the cluster.
+    pub cluster: Cluster,
+    /// Its data service.
+    pub data: DataService,
+}
+
+fn deadline(timeout_ms: u32) -> Instant {
+    Instant::now() + Duration::from_millis(timeout_ms.into()).min(limits::API_DEADLINE)
+}
+
+fn not_leader(leader: Option<NodeId>) -> wire::Refusal {
+    wire::Refusal {
+        code: ErrorCode::NotLeader.to_string(),
+        detail: String::new(),
+        leader: leader.map_or(0, NodeId::get),
+    }
+}
+
+fn refuse(code: ErrorCode, detail: impl Into<String>) -> wire::Refusal {
+    wire::Refusal {
+        code: code.to_string(),
+        detail: detail.into(),
+        leader: 0,
+    }
+}
+
+fn refusal_of(error: ProposeError) -> wire::Refusal {
+    match error {
+        ProposeError::NotLeader { leader } => not_leader(leader),
+        ProposeError::UnknownGroup => not_leader(None),
+        ProposeError::OutcomeUnknown => refuse(ErrorCode::OutcomeUnknown, ""),
+        ProposeError::DiskFull => refuse(ErrorCode::DiskFull, "the leader's disk has no room"),
+        ProposeError::Overloaded => refuse(ErrorCode::Unavailable, "the leader is overloaded"),
+        ProposeError::TooLarge { .. } => refuse(ErrorCode::BodyTooLarge, error.to_string()),
+        ProposeError::Stopped(reason) => refuse(ErrorCode::Unavailable, reason),
+    }
+}
+
+#[tonic::async_trait]
+impl wire::peer_server::Peer for PeerService {
+    async fn transact(
+        &self,
+        request: Request<wire::TransactRequest>,
+    ) -> Result<Response<wire::TransactReply>, Status> {
+        let request = request.into_inner();
+        let deadline = deadline(request.timeout_ms);
+        let reply = match self.store.propose_here(request.transaction, deadline).await {
+            Ok(proposed) => wire::TransactReply {
+                outcome: proposed.outcome,
+                term: proposed.position.term.get(),
+                index: proposed.position.index.get(),
+                refusal: None,
+            },
+            Err(error) => wire::TransactReply {
+                refusal: Some(refusal_of(error)),
+                ..wire::TransactReply::default()
+            },
+        };
+        Ok(Response::new(reply))
+    }
+
+    async fn propose(
+        &self,
+        request: Request<wire::ProposeRequest>,
+    ) -> Result<Response<wire::ProposeReply>, Status> {
+        let request = request.into_inner();
+        let record = Record::decode(request.record)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let group = GroupId::new(request.group);
+        let deadline = deadline(request.timeout_ms);
+        let reply = match self.data.propose_for_peer(group, record, deadline).await {
+            Ok(applied) => wire::ProposeReply {
+                outcome: applied.outcome,
+                term: applied.position.term.get(),
+                index: applied.position.index.get(),
+                durable_on: applied.durable_on.into_iter().map(NodeId::get).collect(),
+                refusal: None,
+            },
+            Err(error) => wire::ProposeReply {
+                refusal: Some(match error {
+                    PeerError::NotLeader { leader } => not_leader(leader),
+                    PeerError::Refused { code, detail } => refuse(code, detail),
+                    PeerError::Unreachable => not_leader(None),
+                    PeerError::OutcomeUnknown => refuse(ErrorCode::OutcomeUnknown, ""),
+                }),
+                ..wire::ProposeReply::default()
+            },
+        };
+        Ok(Response::new(reply))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<wire::ReadIndexRequest>,
+    ) -> Result<Response<wire::ReadIndexReply>, Status> {
+        let request = request.into_inner();
+        let group = GroupId::new(request.group);
+        let barrier = self
+            .engine
+            .read_barrier(group, deadline(request.timeout_ms))
+            .await;
+        let reply = match barrier {
+            Ok(position) => wire::ReadIndexReply {
+                term: position.term.get(),
+                index: position.index.get(),
+                refusal: None,
+            },
+            Err(_) => wire::ReadIndexReply {
+                refusal: Some(not_leader(self.engine.status(group).and_then(|s| s.leader))),
+                ..wire::ReadIndexReply::default()
+            },
+        };
+        Ok(Response::new(reply))
+    }
+
+    async fn identify(
+        &self,
+        request: Request<wire::IdentifyRequest>,
+    ) -> Result<Response<wire::IdentifyReply>, Status> {
+        let asking = NodeId::new(request.into_inner().asking_node);
+        let known = metastore::get::<Node>(&*self.store, &keyspace::node(asking))
+            .map_err(|error| Status::internal(error.to_string()))?;
+        let status = self.engine.status(GroupId::METASTORE);
+        Ok(Response::new(wire::IdentifyReply {
+            node: self.identity.node.get(),
+            disk_id: self.identity.disk_id.clone(),
+            initialized: status.is_some_and(|s| !s.voters.is_empty()),
+            known_disk_of_asking: known.map_or_else(String::new, |node| node.value.disk_id),
+        }))
+    }
+
+    async fn hint(
+        &self,
+        request: Request<wire::HintRequest>,
+    ) -> Result<Response<wire::HintReply>, Status> {
+        let hint = request.into_inner();
+        let state = self.cluster.state();
+        if hint.generation < state.generation.get() {
+            return Ok(Response::new(wire::HintReply {}));
+        }
+        let (group, term) = (GroupId::new(hint.group), Term::new(hint.term));
+        if hint.leaderless {
+            self.cluster.hint(Hint::Leaderless(group, term));
+        } else if let Some(node) = state.nodes.get(&NodeId::new(hint.node)) {
+            let leader = Leader {
+                term,
+                node: node.id,
+                region: node.region.clone(),
+            };
+            self.cluster.hint(Hint::Leader(group, leader));
+        }
+        Ok(Response::new(wire::HintReply {}))
+    }
+}
