@@ -36,6 +36,17 @@ pub struct EngineConfig {
     pub memory: DbMemory,
     /// For tests of power cuts: state that is not synced stays in the process.
     pub buffer_state_wal: bool,
+    /// A bug planted by a test, to prove that a checker finds it.
+    #[cfg(test)]
+    pub(crate) sabotage: Option<Sabotage>,
+}
+
+/// A bug that a test plants.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sabotage {
+    /// The log store says that entries and votes are durable, and writes them later.
+    AnswerBeforeSync,
 }
 
 /// When to take snapshots, and what to keep of the log.
@@ -67,6 +78,8 @@ impl EngineConfig {
             tail_bytes: 8 << 20,
             memory: DbMemory::default(),
             buffer_state_wal: false,
+            #[cfg(test)]
+            sabotage: None,
         }
     }
 

@@ -114,6 +114,10 @@ impl Engine {
             db::open_state(&config.dir, &config.memory, &cache, config.buffer_state_wal)?;
         let counters = Arc::new(Counters::default());
         let flusher = Flusher::start(Arc::clone(&raft_db), Arc::clone(&counters)).map_err(io)?;
+        #[cfg(test)]
+        if config.sabotage == Some(super::config::Sabotage::AnswerBeforeSync) {
+            flusher.lie();
+        }
         let disk = Arc::new(DiskGuard::new(&config.dir, config.disk_watermark_bytes));
         let engine = Arc::new(Self {
             groups: Arc::default(),

@@ -102,6 +102,8 @@ struct Shared {
     counters: Arc<Counters>,
     queue: Mutex<Queue>,
     wake: Condvar,
+    #[cfg(test)]
+    lies: std::sync::atomic::AtomicBool,
 }
 
 impl Flusher {
@@ -112,6 +114,8 @@ impl Flusher {
             counters,
             queue: Mutex::default(),
             wake: Condvar::new(),
+            #[cfg(test)]
+            lies: std::sync::atomic::AtomicBool::new(false),
         });
         let mine = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -122,6 +126,14 @@ impl Flusher {
             thread: Mutex::new(Some(thread)),
             room: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)),
         })
+    }
+
+    /// From now on answers before it writes: a bug planted by a test.
+    #[cfg(test)]
+    pub(crate) fn lie(&self) {
+        self.shared
+            .lies
+            .store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Waits until this many bytes may be queued.
@@ -230,6 +242,14 @@ impl Shared {
         let hard_state = family(&self.db, CF_HARD_STATE);
         for (group, bytes) in committed {
             batch.put_cf(hard_state, hard_key(group, HardState::Committed), bytes);
+        }
+        #[cfg(test)]
+        if self.lies.load(std::sync::atomic::Ordering::Relaxed) {
+            replies.drain(..).for_each(|reply| reply.send(&Ok(())));
+            std::thread::sleep(std::time::Duration::from_millis(30));
+            if self.lock().state == QueueState::Aborted {
+                return;
+            }
         }
         let mut options = WriteOptions::default();
         options.set_sync(true);
