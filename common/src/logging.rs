@@ -1,10 +1,13 @@
-//! Logs: JSON lines on standard error, filtered by `MAIA_LOG` (default `info`).
+//! Logs: JSON lines on standard error, filtered by `MAIA_LOG` (default `info`, without what
+//! pingora logs by itself: it calls a client's broken connection an error; the proxy logs once).
 
 use tracing_subscriber::EnvFilter;
 
+const DEFAULT: &str = "info,pingora_proxy=off,pingora_core=off";
+
 /// Starts logging for this process. Called once, by `main`; a second call changes nothing.
 pub fn start() {
-    let filter = EnvFilter::try_from_env("MAIA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("MAIA_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT));
     let _already_started = tracing_subscriber::fmt()
         .json()
         .flatten_event(true)

@@ -46,6 +46,11 @@ metrics! {
     PROXY_UPSTREAM_ERRORS = "maia_proxy_upstream_errors_total", "Origin errors by kind.";
     PROXY_HELD_REQUESTS = "maia_proxy_held_requests", "Requests that wait for a primary now.";
     PROXY_HOLD_SECONDS = "maia_proxy_hold_seconds", "How long held requests waited.";
+    PROXY_CONNECTIONS = "maia_proxy_connections", "Connections of clients now.";
+    PROXY_CONNECTIONS_REFUSED = "maia_proxy_connections_refused_total",
+        "Connections closed unanswered because there were too many.";
+    PROXY_ACCESS_LOG_DROPPED = "maia_proxy_access_log_dropped_total",
+        "Access log lines dropped because the reader of the log was too slow.";
     INVARIANT_VIOLATIONS = "maia_invariant_violations_total",
         "Violations of a named invariant; any increase is an emergency.";
 }

@@ -1,1 +1,16 @@
-//! placeholder
+//! maia-proxy, the front door of a region: for every request tenant → placement → decision, from
+//! memory, without asking anyone; then passed to the local origin, redirected, held, or refused.
+//!
+//! [`core`] decides and is pure. [`shell`] executes: pingora's phases, the feed client, the hold
+//! queue, the admin listener. [`config`] is read and checked whole before any port opens. Begin
+//! with [`core::decide`], then [`shell::service`].
+//!
+//! Not in this slice, each with its issue: the compact tenant table and the snapshot on disk (02),
+//! forwarding to other regions' proxies, TLS, further tenant rules and route rules, consistency
+//! tokens, `drained` acknowledgements.
+
+#![warn(missing_docs)]
+
+pub mod config;
+pub mod core;
+pub mod shell;

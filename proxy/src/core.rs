@@ -1,0 +1,15 @@
+//! The pure half of the proxy: plain data in, plain data out. No async, no clock, no randomness,
+//! no lock; the shell brings `now`, seeds and bytes, and executes what is decided here.
+//!
+//! ```text
+//! header ─tenant─▶ tenant ─table─▶ Entry ┐
+//! method ─classify──────────────▶ Class ─┼─decide─▶ Decision ─redirect─▶ Location
+//! feed message ─feed─▶ Step ─▶ Topology ─┘
+//! ```
+
+pub mod classify;
+pub mod decide;
+pub mod feed;
+pub mod redirect;
+pub mod table;
+pub mod tenant;

@@ -1,0 +1,406 @@
+//! The feed's message order, checked: a pure state machine that takes one message of a
+//! coordinator after the other and says what comes into force. The shell (`shell/feed`) brings
+//! the messages, puts the steps in force and acknowledges; it never judges a message itself.
+//!
+//! ```text
+//! coordinator                              proxy
+//!   SnapshotStart(generation, revision) ─▶ loading begins; what is in force stays
+//!   SnapshotChunk(0, 1, … , crc)        ─▶ loading
+//!   SnapshotEnd(chunks, tenants)        ─▶ Step::Snapshot: all of it, as one
+//!   Delta(from, revision, changes)      ─▶ Step::Delta, if nothing is missing before it
+//!   Hint(group, term, …)                ─▶ Step::Hint, if its term is news
+//!   Alive(revision)                     ─▶ nothing
+//! ```
+//! Invariants: I4 (within a generation neither the revision nor a group's term goes back; an older
+//! snapshot is refused). A gap is an error, after which the shell subscribes anew from nothing.
+//!
+//! Three readings of the protocol, made here: a delta's `from_revision` may be an `Alive` heard on
+//! the way; a hint that names a leader of the very term that was reported lost takes the loss back
+//! (a lease may come back to life within a term, and a wrong guess only costs a 421); and each new
+//! stream forgets what was reported lost, since the news of its return may have been missed.
+
+use std::collections::BTreeMap;
+
+use maia_common::ids::NameError;
+use maia_common::topology::{GroupView, Leader, Region, Topology};
+use maia_common::wire::feed as wire;
+use maia_common::{Generation, GroupId, NodeId, RegionName, Revision, TenantId, Term, Version};
+use prost::Message;
+
+use super::table::{Builder, Change, Entry};
+
+/// Why a message can't be taken. The stream it came on is of no more use.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// Something was missed.
+    #[error("a delta from revision {from} does not follow revision {have}")]
+    Gap {
+        /// The delta's.
+        from: Revision,
+        /// Ours.
+        have: Revision,
+    },
+    /// The coordinator knows less than this proxy already does.
+    #[error("the coordinator is behind: it offers {offered:?}, in force is {have:?}")]
+    Behind {
+        /// The coordinator's.
+        offered: (Generation, Revision),
+        /// Ours.
+        have: (Generation, Revision),
+    },
+    /// A damaged chunk.
+    #[error("snapshot chunk {sequence} does not match its checksum")]
+    Checksum {
+        /// Which.
+        sequence: u64,
+    },
+    /// A message out of its order.
+    #[error("{0}")]
+    Order(&'static str),
+    /// A message that can't be read.
+    #[error("{what} can't be read: {why}")]
+    Malformed {
+        /// Which part.
+        what: &'static str,
+        /// Why.
+        why: String,
+    },
+}
+
+impl FeedError {
+    /// Whether the next subscription must ask for a snapshot.
+    #[must_use]
+    pub const fn needs_resync(&self) -> bool {
+        match self {
+            FeedError::Gap { .. }
+            | FeedError::Checksum { .. }
+            | FeedError::Order(_)
+            | FeedError::Malformed { .. } => true,
+            FeedError::Behind { .. } => false,
+        }
+    }
+}
+
+impl From<NameError> for FeedError {
+    fn from(error: NameError) -> Self {
+        FeedError::Malformed {
+            what: error.kind,
+            why: error.to_string(),
+        }
+    }
+}
+
+/// What comes into force with a message.
+pub enum Step {
+    /// Nothing.
+    Nothing,
+    /// Everything anew, as one.
+    Snapshot {
+        /// In force before the tenants.
+        topology: Topology,
+        /// In place of all tenants known.
+        tenants: Builder,
+    },
+    /// Some of it.
+    Delta {
+        /// In force before the tenants; still has the groups that go.
+        topology: Topology,
+        /// The tenants that changed.
+        tenants: Vec<Change>,
+        /// In force after the tenants, where groups go.
+        after: Option<Topology>,
+        /// When the newest change was proposed.
+        committed_unix_us: u64,
+    },
+    /// A leader, or the loss of one.
+    Hint(Topology),
+}
+
+struct Loading {
+    generation: Generation,
+    revision: Revision,
+    chunks: u64,
+    topology: Topology,
+    tenants: Builder,
+}
+
+/// The feed as this proxy has followed it so far.
+#[derive(Default)]
+pub struct FeedState {
+    topology: Topology,
+    /// The newest revision that the coordinator of this stream said it had reached.
+    heard: Revision,
+    loading: Option<Loading>,
+}
+
+impl FeedState {
+    /// The generation and revision in force; zeros before the first snapshot.
+    #[must_use]
+    pub fn in_force(&self) -> (Generation, Revision) {
+        (self.topology.generation, self.topology.revision)
+    }
+
+    /// A new stream begins. The topology that is in force with it.
+    pub fn begin_stream(&mut self) -> Topology {
+        self.loading = None;
+        self.heard = self.topology.revision;
+        for group in self.topology.groups.values_mut() {
+            group.leaderless_since = None;
+        }
+        self.topology.clone()
+    }
+
+    /// Takes one message.
+    ///
+    /// # Errors
+    /// [`FeedError`]: the stream must be given up. What is in force stays.
+    pub fn take(&mut self, message: wire::Down) -> Result<Step, FeedError> {
+        use wire::down::Kind;
+        match message.kind {
+            None => Ok(Step::Nothing), // of a later version of the protocol
+            Some(Kind::SnapshotStart(start)) => self.start(&start),
+            Some(Kind::SnapshotChunk(chunk)) => self.chunk(&chunk),
+            Some(Kind::SnapshotEnd(end)) => self.end(&end),
+            Some(Kind::Delta(delta)) => self.delta(delta),
+            Some(Kind::Hint(hint)) => self.hint(hint),
+            Some(Kind::Alive(alive)) => {
+                self.heard = self.heard.max(Revision::new(alive.revision));
+                Ok(Step::Nothing)
+            }
+        }
+    }
+
+    fn start(&mut self, start: &wire::SnapshotStart) -> Result<Step, FeedError> {
+        let offered = (
+            Generation::new(start.generation),
+            Revision::new(start.revision),
+        );
+        if offered < self.in_force() {
+            return Err(FeedError::Behind {
+                offered,
+                have: self.in_force(),
+            });
+        }
+        self.loading = Some(Loading {
+            generation: offered.0,
+            revision: offered.1,
+            chunks: 0,
+            topology: Topology::default(),
+            tenants: Builder::default(),
+        });
+        Ok(Step::Nothing)
+    }
+
+    fn chunk(&mut self, chunk: &wire::SnapshotChunk) -> Result<Step, FeedError> {
+        let loading = self
+            .loading
+            .as_mut()
+            .ok_or(FeedError::Order("a snapshot chunk before its start"))?;
+        if chunk.sequence != loading.chunks {
+            return Err(FeedError::Order("a snapshot chunk out of order"));
+        }
+        if crc32c::crc32c(&chunk.changes) != chunk.crc32c {
+            return Err(FeedError::Checksum {
+                sequence: chunk.sequence,
+            });
+        }
+        let changes =
+            wire::Changes::decode(chunk.changes.clone()).map_err(|e| FeedError::Malformed {
+                what: "snapshot chunk",
+                why: e.to_string(),
+            })?;
+        put_topology(&mut loading.topology, &changes)?;
+        for tenant in changes.tenants {
+            let (tenant, entry) = entry(tenant)?;
+            loading.tenants.insert(&tenant, entry);
+        }
+        loading.chunks += 1;
+        Ok(Step::Nothing)
+    }
+
+    fn end(&mut self, end: &wire::SnapshotEnd) -> Result<Step, FeedError> {
+        let loading = self
+            .loading
+            .take()
+            .ok_or(FeedError::Order("a snapshot end before its start"))?;
+        if end.chunks != loading.chunks || end.tenants != loading.tenants.len() as u64 {
+            return Err(FeedError::Order("a snapshot that lacks chunks or tenants"));
+        }
+        let mut topology = loading.topology;
+        topology.generation = loading.generation;
+        topology.revision = loading.revision;
+        if self.topology.generation == topology.generation {
+            keep_newer_leaders(&self.topology.groups, &mut topology.groups);
+        }
+        self.heard = topology.revision;
+        self.topology = topology.clone();
+        Ok(Step::Snapshot {
+            topology,
+            tenants: loading.tenants,
+        })
+    }
+
+    fn delta(&mut self, delta: wire::Delta) -> Result<Step, FeedError> {
+        let (have, from) = (self.topology.revision, Revision::new(delta.from_revision));
+        let revision = Revision::new(delta.revision);
+        if self.loading.is_some() || self.topology.generation == Generation::default() {
+            return Err(FeedError::Order("a delta before the end of a snapshot"));
+        }
+        if from > have.max(self.heard) {
+            return Err(FeedError::Gap { from, have });
+        }
+        if revision < have {
+            let generation = self.topology.generation;
+            return Err(FeedError::Behind {
+                offered: (generation, revision),
+                have: (generation, have),
+            });
+        }
+        let changes = delta.changes.unwrap_or_default();
+        let mut topology = self.topology.clone();
+        put_topology(&mut topology, &changes)?;
+        topology.revision = revision;
+        let mut after = topology.clone();
+        remove_topology(&mut after, &changes)?;
+        let mut tenants = Vec::with_capacity(changes.tenants.len() + changes.removed_tenants.len());
+        for tenant in changes.tenants {
+            let (tenant, entry) = entry(tenant)?;
+            tenants.push((tenant, Some(entry)));
+        }
+        for tenant in changes.removed_tenants {
+            tenants.push((TenantId::new(tenant)?, None));
+        }
+        self.topology = after.clone();
+        Ok(Step::Delta {
+            after: (after != topology).then_some(after),
+            topology,
+            tenants,
+            committed_unix_us: delta.committed_unix_us,
+        })
+    }
+
+    fn hint(&mut self, hint: wire::Hint) -> Result<Step, FeedError> {
+        if Generation::new(hint.generation) != self.topology.generation {
+            return Ok(Step::Nothing); // of another history
+        }
+        let Some(group) = self.topology.groups.get_mut(&GroupId::new(hint.group)) else {
+            return Ok(Step::Nothing); // its record will come, and names the leader
+        };
+        let before = group.clone();
+        let term = Term::new(hint.term);
+        if hint.leaderless {
+            group.leaderless_since = group.leaderless_since.max(Some(term));
+        } else {
+            let leader = Leader {
+                term,
+                node: NodeId::new(hint.node),
+                region: RegionName::new(hint.region)?,
+            };
+            group.offer(leader);
+            if group.leaderless_since == Some(term) {
+                group.leaderless_since = None;
+            }
+        }
+        Ok(if *group == before {
+            Step::Nothing
+        } else {
+            Step::Hint(self.topology.clone())
+        })
+    }
+}
+
+/// A hint may have outrun the snapshot: the highest term wins (I4).
+fn keep_newer_leaders(
+    known: &BTreeMap<GroupId, GroupView>,
+    new: &mut BTreeMap<GroupId, GroupView>,
+) {
+    for (id, view) in new {
+        let known = known.get(id);
+        if let Some(leader) = known.and_then(|k| k.leader.clone()) {
+            view.offer(leader);
+        }
+        view.leaderless_since = known.and_then(|k| k.leaderless_since);
+    }
+}
+
+fn put_topology(topology: &mut Topology, changes: &wire::Changes) -> Result<(), FeedError> {
+    for region in &changes.regions {
+        let region = region_of(region)?;
+        topology.regions.insert(region.name.clone(), region);
+    }
+    for group in &changes.groups {
+        let mut view = group_of(group)?;
+        let id = GroupId::new(group.group);
+        if let Some(known) = topology.groups.get(&id) {
+            if let Some(leader) = known.leader.clone() {
+                view.offer(leader);
+            }
+            view.leaderless_since = known.leaderless_since;
+        }
+        topology.groups.insert(id, view);
+    }
+    Ok(())
+}
+
+fn remove_topology(topology: &mut Topology, changes: &wire::Changes) -> Result<(), FeedError> {
+    for region in &changes.removed_regions {
+        topology.regions.remove(&RegionName::new(region.as_str())?);
+    }
+    for group in &changes.removed_groups {
+        topology.groups.remove(&GroupId::new(*group));
+    }
+    Ok(())
+}
+
+fn region_of(region: &wire::Region) -> Result<Region, FeedError> {
+    let malformed = |why| FeedError::Malformed {
+        what: "region",
+        why,
+    };
+    Ok(Region {
+        name: RegionName::new(region.name.as_str())?,
+        public_url: region.public_url.trim_end_matches('/').to_owned(),
+        priority: region.priority,
+        state: region.state.parse().map_err(malformed)?,
+    })
+}
+
+fn group_of(group: &wire::Group) -> Result<GroupView, FeedError> {
+    let malformed = |why| FeedError::Malformed { what: "group", why };
+    let regions = group.regions.iter().map(|r| RegionName::new(r.as_str()));
+    let leader = |l: &wire::Leader| {
+        Ok::<_, NameError>(Leader {
+            term: Term::new(l.term),
+            node: NodeId::new(l.node),
+            region: RegionName::new(l.region.as_str())?,
+        })
+    };
+    Ok(GroupView {
+        home_region: RegionName::new(group.home_region.as_str())?,
+        mode: group.mode.parse().map_err(malformed)?,
+        regions: regions.collect::<Result<_, _>>()?,
+        leader: group.leader.as_ref().map(leader).transpose()?,
+        leaderless_since: None,
+    })
+}
+
+fn entry(tenant: wire::Tenant) -> Result<(TenantId, Entry), FeedError> {
+    let write_routing = match tenant.write_routing.as_str() {
+        "" => None,
+        text => Some(text.parse().map_err(|why| FeedError::Malformed {
+            what: "write routing",
+            why,
+        })?),
+    };
+    let entry = Entry {
+        group: GroupId::new(tenant.group),
+        version: Version::new(tenant.version),
+        holding: tenant.holding,
+        write_routing,
+    };
+    Ok((TenantId::new(tenant.tenant)?, entry))
+}
+
+#[cfg(test)]
+#[path = "feed_tests.rs"]
+mod tests;

@@ -1,0 +1,22 @@
+//! The half of the proxy that does things: sockets, clocks, tasks. Every decision is `core`'s.
+//!
+//! ```text
+//!            listener ─stream─▶ service ──pass──▶ origin
+//!                                │  ▲ ▲
+//!                       response ┘  │ └ hold (waits for changes)
+//!   feed ──put──▶ placements ───────┘
+//!   admin (health, metrics, explain)      server: binds, runs and drains all of it
+//! ```
+
+pub mod access_log;
+pub mod admin;
+pub mod feed;
+pub mod hold;
+pub mod listener;
+pub mod metrics;
+pub mod origin;
+pub mod placements;
+pub mod response;
+pub mod server;
+pub mod service;
+pub mod stream;

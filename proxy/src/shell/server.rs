@@ -1,0 +1,291 @@
+//! Binds, runs and drains the whole proxy. Requests are served by `threads` threads, each with a
+//! runtime of its own; feed, admin listener and signals have another runtime, so that load on the
+//! data path starves neither placements nor health.
+//!
+//! Stop (SIGTERM or SIGINT): not ready any more; listeners close; idle connections close; requests
+//! in flight finish, within the drain time; then the process ends.
+
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Barrier};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use maia_common::cluster_key::{ClusterKey, ClusterKeyError};
+use maia_common::runtime::{Gate, Tasks};
+use pingora::apps::{HttpServerApp, HttpServerOptions};
+use pingora::proxy::HttpProxy;
+use pingora::server::configuration::ServerConf;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::core::decide::Rules;
+use crate::shell::access_log::AccessLog;
+use crate::shell::admin::{Admin, Readiness};
+use crate::shell::feed::Follower;
+use crate::shell::listener::{Acceptor, Treatment};
+use crate::shell::metrics::Metrics;
+use crate::shell::origin;
+use crate::shell::placements::Placements;
+use crate::shell::service::{MAX_TRIES, Proxy};
+
+/// Connections of the admin listener: scrapers and operators.
+const MAX_ADMIN_CONNECTIONS: u32 = 64;
+/// Idle connections kept to the origin.
+const ORIGIN_POOL: usize = 1024;
+
+/// Why the proxy can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address is taken, or not this machine's.
+    #[error("can't listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The origin's name.
+    #[error("origin.url: {0}")]
+    Origin(std::io::Error),
+    /// The cluster key changed since it was checked.
+    #[error(transparent)]
+    Key(#[from] ClusterKeyError),
+    /// A runtime or a thread.
+    #[error("can't start: {0}")]
+    Runtime(#[from] std::io::Error),
+    /// A bug.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// A proxy that holds its ports.
+pub struct Server {
+    config: Arc<Config>,
+    public: StdListener,
+    admin: StdListener,
+    proxy: Arc<HttpProxy<Proxy>>,
+    placements: Arc<Placements>,
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
+    access_log: Option<AccessLog>,
+    follower: Follower,
+    stop: watch::Sender<bool>,
+}
+
+impl Server {
+    /// Builds everything and takes the ports.
+    ///
+    /// # Errors
+    /// [`StartError`]
+    pub fn bind(config: Config) -> Result<Self, StartError> {
+        let config = Arc::new(config);
+        let key = ClusterKey::from_file(&config.cluster_key_file)?;
+        let peer = origin::peer(&config).map_err(StartError::Origin)?;
+        let metrics = Arc::new(Metrics::new()?);
+        let readiness = Arc::new(Readiness::default());
+        let placements = Arc::new(Placements::new(Rules {
+            local_region: config.region.clone(),
+            write_routing: config.proxy.write_routing,
+        }));
+        let access_log = config.proxy.access_log;
+        let access_log = access_log.then(|| AccessLog::new(metrics.log_dropped.clone()));
+        let service = Proxy::new(
+            Arc::clone(&config),
+            peer,
+            Arc::clone(&placements),
+            Arc::clone(&metrics),
+            access_log.clone(),
+        );
+        let follower = Follower {
+            proxy: config.id.to_string(),
+            region: config.region.to_string(),
+            coordinators: config.feed.coordinators.clone(),
+            key: key.interceptor(),
+            placements: Arc::clone(&placements),
+            metrics: Arc::clone(&metrics),
+            connected: Arc::clone(&readiness.feed_connected),
+        };
+        Ok(Self {
+            public: listen(config.listen.public)?,
+            admin: listen(config.listen.admin)?,
+            proxy: Arc::new(http_proxy(&config, service)),
+            config,
+            placements,
+            metrics,
+            readiness,
+            access_log,
+            follower,
+            stop: watch::Sender::new(false),
+        })
+    }
+
+    /// Runs until a signal says stop, and drains.
+    ///
+    /// # Errors
+    /// [`StartError::Runtime`]
+    pub fn run(self) -> Result<(), StartError> {
+        let control = Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("maia-control")
+            .enable_all()
+            .build()?;
+        if let Some(log) = self.access_log.clone() {
+            std::thread::Builder::new()
+                .name("maia-access-log".into())
+                .spawn(move || log.run())?;
+        }
+        let tasks = Tasks::new();
+        let threads = self.serve()?;
+        let access_log = self.access_log.clone();
+        control.block_on(async move {
+            self.control(&tasks).await?;
+            let drained = tokio::task::spawn_blocking(move || join(threads)).await;
+            if !drained.unwrap_or(false) {
+                tracing::warn!("some requests were cut off at the end of the drain time");
+            }
+            tasks.shutdown(Duration::from_secs(1)).await;
+            Ok::<(), StartError>(())
+        })?;
+        if let Some(log) = access_log {
+            log.flush();
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    /// Feed and admin listener, until a signal.
+    async fn control(self, tasks: &Tasks) -> Result<(), StartError> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let admin = Arc::new(Acceptor {
+            app: Arc::new(Admin {
+                placements: self.placements,
+                metrics: self.metrics,
+                readiness: Arc::clone(&self.readiness),
+            }),
+            treatment: treatment(&self.config, false),
+            gate: Gate::new(MAX_ADMIN_CONNECTIONS),
+            tasks: tasks.clone(),
+            // Health is told until the very end.
+            shutdown: watch::Sender::new(false).subscribe(),
+            metrics: None,
+        });
+        let listener = TcpListener::from_std(self.admin)?;
+        tasks.spawn_until_stop("admin", admin.run(listener));
+        tasks.spawn_until_stop("feed", self.follower.run());
+        self.readiness.listeners.store(true, Ordering::Relaxed);
+        tracing::info!(
+            proxy = %self.config.id,
+            region = %self.config.region,
+            public = %self.config.listen.public,
+            admin = %self.config.listen.admin,
+            "serving"
+        );
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        self.readiness.draining.store(true, Ordering::Relaxed);
+        self.stop.send_replace(true);
+        self.proxy.http_cleanup().await;
+        Ok(())
+    }
+
+    /// The threads that serve requests. Each ends when it has drained, and says whether all of
+    /// its requests could finish.
+    fn serve(&self) -> Result<Vec<JoinHandle<bool>>, StartError> {
+        let gate = Gate::new(self.config.listen.max_connections);
+        let together = Arc::new(Barrier::new(self.config.threads));
+        let mut threads = Vec::with_capacity(self.config.threads);
+        for number in 0..self.config.threads {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let listener = self.public.try_clone()?;
+            let tasks = Tasks::new();
+            let acceptor = Arc::new(Acceptor {
+                app: Arc::clone(&self.proxy),
+                treatment: treatment(&self.config, self.config.proxy.h2c),
+                gate: gate.clone(),
+                tasks: tasks.clone(),
+                shutdown: self.stop.subscribe(),
+                metrics: Some(Arc::clone(&self.metrics)),
+            });
+            let drain = self.config.timeouts.drain;
+            let together = Arc::clone(&together);
+            let thread = std::thread::Builder::new().name(format!("maia-serve-{number}"));
+            threads.push(thread.spawn(move || {
+                let drained = serve(&runtime, acceptor, listener, &tasks, drain);
+                // Connections to the origin live in one thread's runtime and serve all.
+                together.wait();
+                drained
+            })?);
+        }
+        Ok(threads)
+    }
+}
+
+fn serve(
+    runtime: &Runtime,
+    acceptor: Arc<Acceptor<HttpProxy<Proxy>>>,
+    listener: StdListener,
+    tasks: &Tasks,
+    drain: Duration,
+) -> bool {
+    runtime.block_on(async {
+        match TcpListener::from_std(listener) {
+            Ok(listener) => acceptor.run(listener).await,
+            Err(e) => tracing::error!(error = %e, "a listener can't be used"),
+        }
+        let left = tasks.shutdown(drain).await;
+        if !left.is_empty() {
+            tracing::warn!(connections = left.len(), "connections did not finish in time");
+        }
+        left.is_empty()
+    })
+}
+
+fn join(threads: Vec<JoinHandle<bool>>) -> bool {
+    let mut drained = true;
+    for thread in threads {
+        drained &= thread.join().unwrap_or(false);
+    }
+    drained
+}
+
+fn listen(address: SocketAddr) -> Result<StdListener, StartError> {
+    let bound = StdListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|source| StartError::Listen { address, source })
+}
+
+fn treatment(config: &Config, h2c: bool) -> Treatment {
+    let timeouts = &config.timeouts;
+    Treatment {
+        header_timeout: timeouts.header,
+        idle_timeout: timeouts.idle,
+        linger_timeout: timeouts.linger,
+        h2c,
+    }
+}
+
+fn http_proxy(config: &Config, service: Proxy) -> HttpProxy<Proxy> {
+    let conf = ServerConf {
+        threads: config.threads,
+        max_retries: MAX_TRIES,
+        upstream_keepalive_pool_size: ORIGIN_POOL,
+        ..ServerConf::default()
+    };
+    let mut proxy = HttpProxy::new(service, Arc::new(conf));
+    proxy.handle_init_modules();
+    let mut options = HttpServerOptions::default();
+    options.h2c = config.proxy.h2c;
+    options.h2_idle_timeout = Some(config.timeouts.idle);
+    proxy.server_options = Some(options);
+    proxy
+}
