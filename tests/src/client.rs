@@ -41,7 +41,12 @@ impl Request {
     /// A request without headers or body.
     #[must_use]
     pub fn new(method: Method, url: impl Into<String>) -> Self {
-        Self { method, url: url.into(), headers: Vec::new(), body: Vec::new() }
+        Self {
+            method,
+            url: url.into(),
+            headers: Vec::new(),
+            body: Vec::new(),
+        }
     }
 
     /// With one more header.
@@ -61,7 +66,8 @@ impl Request {
     /// With this JSON body.
     #[must_use]
     pub fn json(self, body: &Value) -> Self {
-        self.header("content-type", "application/json").body(body.to_string())
+        self.header("content-type", "application/json")
+            .body(body.to_string())
     }
 }
 
@@ -100,7 +106,12 @@ impl Client {
         let status = response.status().as_u16();
         let headers = response.headers().clone();
         let body = response.bytes().await?.to_vec();
-        Ok(Answer { status, headers, body, hops: Vec::new() })
+        Ok(Answer {
+            status,
+            headers,
+            body,
+            hops: Vec::new(),
+        })
     }
 
     /// Sends it once; panics without an answer.
@@ -183,9 +194,17 @@ impl Answer {
 
     /// Panics unless the answer is a problem document with this status and code.
     pub fn expect_problem(&self, status: u16, code: &str) {
-        assert_eq!((self.status, self.code().as_str()), (status, code), "{}", self.text());
+        assert_eq!(
+            (self.status, self.code().as_str()),
+            (status, code),
+            "{}",
+            self.text()
+        );
         let media = self.header("content-type").unwrap_or_default();
-        assert!(media.starts_with("application/problem+json"), "content-type {media}");
+        assert!(
+            media.starts_with("application/problem+json"),
+            "content-type {media}"
+        );
         assert_eq!(self.json()["status"], status, "{}", self.text());
     }
 }

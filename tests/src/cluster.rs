@@ -7,10 +7,11 @@
 //! ```
 
 mod files;
+mod guard;
 mod ports;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use reqwest::Method;
@@ -40,7 +41,7 @@ pub struct Cluster {
     dir: PathBuf,
     files: Files,
     pub client: Client,
-    guard: std::process::Child,
+    guard: guard::Guard,
     _ports: ports::Claim,
     temporary: Option<tempfile::TempDir>,
 }
@@ -72,14 +73,20 @@ impl Cluster {
     /// When it does not come up; with what maiactl said.
     pub async fn start_with(options: Options) -> Self {
         let temporary = options.dir.is_none().then(|| {
-            tempfile::Builder::new().prefix("maia-test-").tempdir().expect("a temporary folder")
+            tempfile::Builder::new()
+                .prefix("maia-test-")
+                .tempdir()
+                .expect("a temporary folder")
         });
-        let dir = options.dir.clone().or_else(|| Some(temporary.as_ref()?.path().to_path_buf()));
+        let dir = options
+            .dir
+            .clone()
+            .or_else(|| Some(temporary.as_ref()?.path().to_path_buf()));
         let dir = dir.expect("either given or temporary");
         for _ in 0..10 {
             let ports = ports::claim();
             let base = ports.base.to_string();
-            let guard = guard(&dir);
+            let guard = guard::Guard::over(&dir);
             let mut arguments = vec!["cluster", "up", "--base-port", &base];
             arguments.extend(options.arguments.iter().map(String::as_str));
             let output = maiactl(&dir, &arguments).await;
@@ -87,7 +94,14 @@ impl Cluster {
             if output.status.success() {
                 let files = Files::read(&dir);
                 let client = Client::default();
-                return Self { dir, files, client, guard, _ports: ports, temporary };
+                return Self {
+                    dir,
+                    files,
+                    client,
+                    guard,
+                    _ports: ports,
+                    temporary,
+                };
             }
             // Somebody outside these tests took a port between our look and the start.
             assert!(complaint.contains("is taken"), "cluster up: {complaint}");
@@ -116,15 +130,21 @@ impl Cluster {
     /// The index of the region with this name.
     #[must_use]
     pub fn index_of(&self, name: &str) -> usize {
-        let position = self.files.regions.iter().position(|region| region.name == name);
+        let position = self
+            .files
+            .regions
+            .iter()
+            .position(|region| region.name == name);
         position.unwrap_or_else(|| panic!("no region {name}"))
     }
 
     /// A request to a coordinator's API, with the admin token.
     #[must_use]
     pub fn api(&self, i: usize, method: Method, path: &str) -> Request {
-        Request::new(method, format!("{}{path}", self.region(i).api_url))
-            .header("authorization", format!("Bearer {}", self.files.admin_token))
+        Request::new(method, format!("{}{path}", self.region(i).api_url)).header(
+            "authorization",
+            format!("Bearer {}", self.files.admin_token),
+        )
     }
 
     /// A GET of a coordinator's API whose answer is JSON.
@@ -143,13 +163,18 @@ impl Cluster {
     /// PUT of a placement at one coordinator, whatever the answer.
     pub async fn put_placement(&self, at: usize, tenant: &str, spec: &Value) -> Answer {
         let path = format!("/v1/placements/{tenant}");
-        self.client.send(&self.api(at, Method::PUT, &path).json(spec)).await
+        self.client
+            .send(&self.api(at, Method::PUT, &path).json(spec))
+            .await
     }
 
     /// Places a tenant and waits until every proxy knows and the group takes writes; returns the
     /// placement.
     pub async fn place(&self, tenant: &str, primary: usize, replicas: &[usize]) -> Value {
-        let names: Vec<&str> = replicas.iter().map(|i| self.region(*i).name.as_str()).collect();
+        let names: Vec<&str> = replicas
+            .iter()
+            .map(|i| self.region(*i).name.as_str())
+            .collect();
         let spec = json!({"primary_region": self.region(primary).name, "replicas": names});
         let placement = wait_value(SOON, "a placement is accepted", || async {
             let answer = self.put_placement(0, tenant, &spec).await;
@@ -157,7 +182,9 @@ impl Cluster {
         })
         .await;
         self.in_force(tenant, &placement["version"]).await;
-        let probe = self.through(primary, tenant, Method::PUT, "/v1/data/probe/0").body("0");
+        let probe = self
+            .through(primary, tenant, Method::PUT, "/v1/data/probe/0")
+            .body("0");
         wait_value(SOON, "the group takes writes", || async {
             let answer = self.client.try_follow(&probe).await.ok()?;
             answer.is_success().then_some(())
@@ -189,16 +216,21 @@ impl Cluster {
         let url = &self.region(i).proxy_admin_url;
         let mut query = format!("{url}/explain?tenant={tenant}&method={method}&path={path}");
         if let Some(region) = preferred {
-            query.push_str(&format!("&preferred_region={region}"));
+            query = format!("{query}&preferred_region={region}");
         }
-        self.client.send(&Request::new(Method::GET, query)).await.json()
+        self.client
+            .send(&Request::new(Method::GET, query))
+            .await
+            .json()
     }
 
     /// What a proxy counts.
     pub async fn proxy_metrics(&self, i: usize) -> Metrics {
         let url = format!("{}/metrics", self.region(i).proxy_admin_url);
         let answer = self.client.send(&Request::new(Method::GET, url)).await;
-        Metrics::parse(&String::from_utf8_lossy(&answer.expect_success("metrics").body))
+        Metrics::parse(&String::from_utf8_lossy(
+            &answer.expect_success("metrics").body,
+        ))
     }
 
     /// The region that leads a group now, as some coordinator that answers says.
@@ -206,8 +238,13 @@ impl Cluster {
         wait_value(SOON, "the group has a leader", || async {
             for i in 0..self.regions().len() {
                 let request = self.api(i, Method::GET, "/admin/replication/election");
-                let Ok(answer) = self.client.try_send(&request).await else { continue };
-                let groups = answer.json()["groups"].as_array().cloned().unwrap_or_default();
+                let Ok(answer) = self.client.try_send(&request).await else {
+                    continue;
+                };
+                let groups = answer.json()["groups"]
+                    .as_array()
+                    .cloned()
+                    .unwrap_or_default();
                 let found = groups.iter().find(|g| g["group"] == *group);
                 if let Some(name) = found.and_then(|g| g["region"].as_str()) {
                     return Some(self.index_of(name));
@@ -227,13 +264,22 @@ impl Cluster {
     pub async fn run(&self, arguments: &[&str]) -> String {
         let output = self.maiactl(arguments).await;
         let complaint = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "maiactl {arguments:?}: {complaint}");
+        assert!(
+            output.status.success(),
+            "maiactl {arguments:?}: {complaint}"
+        );
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// kill -9 of a region's coordinator.
     pub async fn kill_coordinator(&self, i: usize) {
-        self.run(&["cluster", "kill", "--node", &self.region(i).coordinator_id.to_string()]).await;
+        self.run(&[
+            "cluster",
+            "kill",
+            "--node",
+            &self.region(i).coordinator_id.to_string(),
+        ])
+        .await;
     }
 
     /// Starts a region's coordinator again; returns when it is ready.
@@ -251,7 +297,9 @@ impl Cluster {
 
     /// The cluster's processes with their states, as maiactl sees them.
     pub async fn status(&self) -> Value {
-        let output = self.maiactl(&["cluster", "status", "--output", "json"]).await;
+        let output = self
+            .maiactl(&["cluster", "status", "--output", "json"])
+            .await;
         serde_json::from_slice(&output.stdout).expect("status prints JSON")
     }
 }
@@ -259,13 +307,15 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         files::kill_all(&self.dir);
-        // Closing the pipe lets the guard go; it finds nothing left to stop.
-        drop(self.guard.stdin.take());
-        drop(self.guard.wait());
+        self.guard.dismiss();
         if std::thread::panicking()
             && let Some(dir) = self.temporary.take()
         {
-            eprintln!("the cluster's files are kept in {}", dir.keep().display());
+            // A test's output is where its reader looks.
+            #[expect(clippy::print_stderr, reason = "for the reader of a failed test")]
+            {
+                eprintln!("the cluster's files are kept in {}", dir.keep().display());
+            }
         }
     }
 }
@@ -296,21 +346,9 @@ pub fn binary(name: &str) -> PathBuf {
         places.extend(own.ancestors().skip(1).take(2).map(Path::to_path_buf));
     }
     places.extend(std::env::var_os("CARGO_TARGET_DIR").map(|d| Path::new(&d).join("release")));
-    let found = places.iter().map(|place| place.join(name)).find(|path| path.is_file());
+    let found = places
+        .iter()
+        .map(|place| place.join(name))
+        .find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("{name} is in none of {places:?}: build the workspace first"))
-}
-
-/// Takes the cluster down when this process ends without having done so: killed by its runner.
-fn guard(dir: &Path) -> std::process::Child {
-    use std::os::unix::process::CommandExt;
-    Command::new("sh")
-        .args(["-c", "cat >/dev/null; exec \"$0\" cluster down --dir \"$1\""])
-        .arg(binary("maiactl"))
-        .arg(dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .expect("sh starts")
 }

@@ -16,7 +16,14 @@ pub struct Curl {
 /// When curl is not installed: `make setup` installs it.
 pub async fn curl(arguments: &[&str]) -> Curl {
     let output = tokio::process::Command::new("curl")
-        .args(["--silent", "--show-error", "--max-time", "30", "--noproxy", "*"])
+        .args([
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "30",
+            "--noproxy",
+            "*",
+        ])
         .args(arguments)
         .stdin(Stdio::null())
         .kill_on_drop(true)

@@ -43,7 +43,10 @@ impl Writer {
     pub fn new(cluster: &Cluster, tenant: &str, through: &[usize], prefix: &str) -> Self {
         Self {
             client: Client::new(ATTEMPT_TIMEOUT),
-            urls: through.iter().map(|i| cluster.region(*i).proxy_url.clone()).collect(),
+            urls: through
+                .iter()
+                .map(|i| cluster.region(*i).proxy_url.clone())
+                .collect(),
             tenant: tenant.to_owned(),
             prefix: prefix.to_owned(),
             acked: Mutex::default(),
@@ -63,7 +66,11 @@ impl Writer {
             let started = Instant::now();
             match self.client.try_follow(&request).await {
                 Ok(answer) if answer.is_success() => {
-                    let acked = Acked { id, started, answered: Instant::now() };
+                    let acked = Acked {
+                        id,
+                        started,
+                        answered: Instant::now(),
+                    };
                     self.acked.lock().expect("no writer panicked").push(acked);
                 }
                 other => {
@@ -91,7 +98,9 @@ impl Writer {
     /// The first acknowledged write that began after `moment`.
     #[must_use]
     pub fn first_begun_after(&self, moment: Instant) -> Option<Acked> {
-        self.acked().into_iter().find(|write| write.started >= moment)
+        self.acked()
+            .into_iter()
+            .find(|write| write.started >= moment)
     }
 
     /// Those of the acknowledged writes that a read in region `at` does not find.

@@ -36,8 +36,12 @@ impl Metrics {
     pub fn histogram(&self, name: &str) -> Histogram {
         let mut buckets = BTreeMap::new();
         for (series, count) in self.series(&format!("{name}_bucket")) {
-            let bound = series.split("le=\"").nth(1).and_then(|rest| rest.split('"').next());
-            let Some(bound) = bound.and_then(|text| text.replace("+Inf", "inf").parse().ok()) else {
+            let bound = series
+                .split("le=\"")
+                .nth(1)
+                .and_then(|rest| rest.split('"').next());
+            let Some(bound) = bound.and_then(|text| text.replace("+Inf", "inf").parse().ok())
+            else {
                 continue;
             };
             // Positive floats order as their bits do.
@@ -60,7 +64,10 @@ impl Histogram {
     #[must_use]
     pub fn since(&self, before: &Histogram) -> Histogram {
         let old = |key: &u64| before.0.get(key).map_or(0.0, |(_, count)| *count);
-        let rest = self.0.iter().map(|(key, (bound, count))| (*key, (*bound, count - old(key))));
+        let rest = self
+            .0
+            .iter()
+            .map(|(key, (bound, count))| (*key, (*bound, count - old(key))));
         Histogram(rest.collect())
     }
 

@@ -30,7 +30,10 @@ pub async fn wait_value<T, F: Future<Output = Option<T>>>(
         if let Some(value) = attempt().await {
             return value;
         }
-        assert!(Instant::now() < end, "after {deadline:?} still not so: {what}");
+        assert!(
+            Instant::now() < end,
+            "after {deadline:?} still not so: {what}"
+        );
         tokio::time::sleep(POLL).await;
     }
 }

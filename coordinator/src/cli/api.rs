@@ -47,7 +47,10 @@ impl Api {
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)
             .build()?;
-        let urls = urls.into_iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
+        let urls = urls
+            .into_iter()
+            .map(|url| url.trim_end_matches('/').to_owned())
+            .collect();
         Ok(Self { urls, token, http })
     }
 
@@ -60,7 +63,10 @@ impl Api {
     /// The same API, through this coordinator only.
     #[must_use]
     pub fn only(&self, url: &str) -> Self {
-        Self { urls: vec![url.to_owned()], ..self.clone() }
+        Self {
+            urls: vec![url.to_owned()],
+            ..self.clone()
+        }
     }
 
     /// GET of a JSON document.
@@ -133,7 +139,11 @@ fn plain(error: reqwest::Error) -> anyhow::Error {
 
 async fn read(response: reqwest::Response) -> anyhow::Result<Answer> {
     let status = response.status();
-    let bytes = response.bytes().await.map_err(plain).context("the answer broke off")?;
+    let bytes = response
+        .bytes()
+        .await
+        .map_err(plain)
+        .context("the answer broke off")?;
     let body = match serde_json::from_slice(&bytes) {
         Ok(value) => value,
         Err(_) if bytes.is_empty() => Value::Null,

@@ -10,7 +10,12 @@ use crate::config::Preset;
 
 /// The operator's tool of maia-edge.
 #[derive(Debug, Parser)]
-#[command(name = "maiactl", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "maiactl",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 pub struct Args {
     #[command(flatten)]
     pub global: Global,
@@ -22,7 +27,13 @@ pub struct Args {
 #[derive(Debug, Clone, ClapArgs)]
 pub struct Global {
     /// A coordinator's API; repeatable: the next is tried when one does not connect.
-    #[arg(long, global = true, env = "MAIA_API", value_delimiter = ',', value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "MAIA_API",
+        value_delimiter = ',',
+        value_name = "URL"
+    )]
     pub api: Vec<String>,
     /// Bearer token for the API.
     #[arg(long, global = true, env = "MAIA_TOKEN", hide_env_values = true)]
@@ -275,10 +286,21 @@ mod tests {
     #[test]
     fn lists_are_comma_separated_and_settings_have_a_key() {
         let args = Args::try_parse_from([
-            "maiactl", "cluster", "up", "--dir", "d", "--regions", "a,b", "--set", "x.y=1=2",
+            "maiactl",
+            "cluster",
+            "up",
+            "--dir",
+            "d",
+            "--regions",
+            "a,b",
+            "--set",
+            "x.y=1=2",
         ])
         .unwrap();
-        let Verb::Cluster { verb: ClusterVerb::Up(up) } = args.verb else {
+        let Verb::Cluster {
+            verb: ClusterVerb::Up(up),
+        } = args.verb
+        else {
             panic!("another verb");
         };
         assert_eq!(up.regions.len(), 2);

@@ -19,9 +19,9 @@ mod process;
 mod ready;
 mod up;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-pub use file::ClusterFile;
+pub use file::{ClusterFile, RegionEntry};
 pub use lifecycle::{kill, stop_all};
 pub use up::up;
 
@@ -56,13 +56,28 @@ pub async fn run(global: &Global, verb: ClusterVerb) -> anyhow::Result<()> {
     }
 }
 
+/// Removes the files of a stopped cluster, and nothing else that may be in the folder.
+///
+/// # Errors
+/// I/O.
+pub fn remove_files(dir: &Path) -> anyhow::Result<()> {
+    let cluster = ClusterFile::read(dir)?;
+    for region in &cluster.regions {
+        std::fs::remove_dir_all(dir.join(region.name.as_str()))?;
+    }
+    for name in ["cluster.json", "cluster.key", ".lock"] {
+        std::fs::remove_file(dir.join(name))?;
+    }
+    Ok(())
+}
+
 /// Where the binaries are: beside maiactl's own, or where `MAIA_BIN_DIR` says.
 fn binary(name: &str) -> anyhow::Result<PathBuf> {
     let dir = match std::env::var_os("MAIA_BIN_DIR") {
         Some(dir) => PathBuf::from(dir),
         None => {
             let own = std::env::current_exe()?;
-            own.parent().map(std::path::Path::to_path_buf).unwrap_or_default()
+            own.parent().map(Path::to_path_buf).unwrap_or_default()
         }
     };
     let path = dir.join(name);

@@ -49,7 +49,12 @@ pub fn objects(output: Output, whole: &Value, list: &str, columns: &[(&str, &str
         .as_array()
         .unwrap_or(&empty)
         .iter()
-        .map(|object| columns.iter().map(|(_, field)| text(&object[*field])).collect())
+        .map(|object| {
+            columns
+                .iter()
+                .map(|(_, field)| text(&object[*field]))
+                .collect()
+        })
         .collect();
     table(&head, &rows);
 }

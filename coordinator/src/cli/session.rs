@@ -34,7 +34,11 @@ impl Session {
         };
         let token = global.token.clone();
         let token = token.or_else(|| cluster.as_ref().map(|c| c.admin_token.clone()));
-        Ok(Self { api: Api::new(urls, token)?, cluster, output: global.output })
+        Ok(Self {
+            api: Api::new(urls, token)?,
+            cluster,
+            output: global.output,
+        })
     }
 }
 

@@ -61,7 +61,12 @@ fn show(output: Output, placement: Value) {
     if output == Output::Json {
         return print::json(&placement);
     }
-    print::objects(output, &json!({"placements": [placement]}), "placements", COLUMNS);
+    print::objects(
+        output,
+        &json!({"placements": [placement]}),
+        "placements",
+        COLUMNS,
+    );
 }
 
 async fn put(session: &Session, place: Place) -> anyhow::Result<Value> {
@@ -84,7 +89,11 @@ async fn put(session: &Session, place: Place) -> anyhow::Result<Value> {
     }
     let body = serde_json::to_value(&spec)?;
     let path = path(&place.tenant);
-    Ok(session.api.send(Method::PUT, &path, &headers, Some(&body)).await?.body)
+    Ok(session
+        .api
+        .send(Method::PUT, &path, &headers, Some(&body))
+        .await?
+        .body)
 }
 
 async fn list(session: &Session, limit: usize) -> anyhow::Result<Vec<Value>> {
@@ -97,7 +106,10 @@ async fn list(session: &Session, limit: usize) -> anyhow::Result<Vec<Value>> {
             after => format!("/v1/placements?limit={page}&after={after}"),
         };
         let mut answer = session.api.get(&path).await?;
-        let rows = answer["placements"].as_array_mut().map(std::mem::take).unwrap_or_default();
+        let rows = answer["placements"]
+            .as_array_mut()
+            .map(std::mem::take)
+            .unwrap_or_default();
         let ended = rows.is_empty();
         placements.extend(rows);
         match answer["next"].as_str() {
@@ -122,7 +134,10 @@ async fn remove(session: &Session, tenant: &TenantId, yes: bool) -> anyhow::Resu
     // Only what was shown is removed: a placement that changed in between is refused.
     let version = print::text(&placement["version"]);
     let headers = [("if-match", format!("\"{version}\""))];
-    session.api.send(Method::DELETE, &path(tenant), &headers, None).await?;
+    session
+        .api
+        .send(Method::DELETE, &path(tenant), &headers, None)
+        .await?;
     if session.output == Output::Json {
         print::json(&json!({"removed": tenant}));
     } else {
@@ -179,20 +194,27 @@ async fn explain_all(session: &Session, explain: &Explain) -> anyhow::Result<()>
 
 fn explain_row(answer: &Value) -> Vec<String> {
     let known = ["proxy", "method", "decision", "reason"];
-    let mut row: Vec<String> = known.iter().map(|field| print::text(&answer[*field])).collect();
+    let mut row: Vec<String> = known
+        .iter()
+        .map(|field| print::text(&answer[*field]))
+        .collect();
     let facts = answer["facts"].as_object().or(answer.as_object());
     let facts = facts.into_iter().flatten().filter(|(name, value)| {
         !known.contains(&name.as_str()) && !value.is_object() && !value.is_null()
     });
-    let facts: Vec<String> =
-        facts.map(|(name, value)| format!("{name}={}", print::text(value))).collect();
+    let facts: Vec<String> = facts
+        .map(|(name, value)| format!("{name}={}", print::text(value)))
+        .collect();
     row.push(facts.join(" "));
     row
 }
 
 fn proxies(session: &Session, explain: &Explain) -> anyhow::Result<Vec<(String, String)>> {
     if !explain.proxy_admin.is_empty() {
-        let named = explain.proxy_admin.iter().map(|url| (url.clone(), url.clone()));
+        let named = explain
+            .proxy_admin
+            .iter()
+            .map(|url| (url.clone(), url.clone()));
         return Ok(named.collect());
     }
     let Some(cluster) = &session.cluster else {
@@ -200,5 +222,7 @@ fn proxies(session: &Session, explain: &Explain) -> anyhow::Result<Vec<(String, 
         return Err(Usage(text.to_owned()).into());
     };
     let all = cluster.regions.iter();
-    Ok(all.map(|r| (r.proxy_id.to_string(), r.proxy_admin_url.clone())).collect())
+    Ok(all
+        .map(|r| (r.proxy_id.to_string(), r.proxy_admin_url.clone()))
+        .collect())
 }

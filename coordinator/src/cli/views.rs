@@ -21,7 +21,10 @@ pub async fn health(session: &Session) -> anyhow::Result<()> {
     let mut answers = Vec::new();
     for url in session.api.urls() {
         let api = session.api.only(url);
-        let mut body = match api.call(Method::GET, "/v1/replication/health", &[], None).await {
+        let mut body = match api
+            .call(Method::GET, "/v1/replication/health", &[], None)
+            .await
+        {
             Ok(answer) if answer.body["status"].is_string() => answer.body,
             Ok(answer) => json!({
                 "status": "unhealthy",
@@ -43,7 +46,12 @@ pub async fn health(session: &Session) -> anyhow::Result<()> {
         ("UNDER-REPLICATED", "under_replicated"),
         ("REASONS", "reasons"),
     ];
-    print::objects(session.output, &json!({"coordinators": answers}), "coordinators", &columns);
+    print::objects(
+        session.output,
+        &json!({"coordinators": answers}),
+        "coordinators",
+        &columns,
+    );
     if well { Ok(()) } else { Err(NotWell.into()) }
 }
 
@@ -90,8 +98,12 @@ pub async fn regions(session: &Session, verb: ListVerb) -> anyhow::Result<()> {
 pub async fn nodes(session: &Session, verb: ListVerb) -> anyhow::Result<()> {
     let ListVerb::List = verb;
     let answer = session.api.get("/admin/nodes").await?;
-    let columns =
-        [("ID", "id"), ("REGION", "region"), ("RPC", "rpc_addr"), ("API", "api_url")];
+    let columns = [
+        ("ID", "id"),
+        ("REGION", "region"),
+        ("RPC", "rpc_addr"),
+        ("API", "api_url"),
+    ];
     print::objects(session.output, &answer, "nodes", &columns);
     Ok(())
 }
@@ -120,7 +132,10 @@ pub async fn proxies(session: &Session, verb: ListVerb) -> anyhow::Result<()> {
 pub async fn events(session: &Session, after: u64, follow: bool) -> anyhow::Result<()> {
     let mut after = after;
     loop {
-        let answer = session.api.get(&format!("/admin/events?after={after}")).await?;
+        let answer = session
+            .api
+            .get(&format!("/admin/events?after={after}"))
+            .await?;
         let empty = Vec::new();
         let events = answer["events"].as_array().unwrap_or(&empty);
         for event in events {
@@ -146,8 +161,9 @@ fn event_line(output: Output, event: &Value) {
     let known = ["revision", "time", "kind"];
     let rest = event.as_object().into_iter().flatten();
     let rest = rest.filter(|(name, value)| !known.contains(&name.as_str()) && !value.is_null());
-    let rest: Vec<String> =
-        rest.map(|(name, value)| format!("{name}={}", print::text(value))).collect();
+    let rest: Vec<String> = rest
+        .map(|(name, value)| format!("{name}={}", print::text(value)))
+        .collect();
     print::line(&format!(
         "{:>8}  {}  {}  {}",
         print::text(&event["revision"]),

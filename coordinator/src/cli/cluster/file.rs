@@ -51,7 +51,11 @@ impl ClusterFile {
     pub fn read(dir: &Path) -> anyhow::Result<Self> {
         let path = Self::path(dir);
         let text = std::fs::read(&path).with_context(|| {
-            format!("no cluster in {}: can't read {}", dir.display(), path.display())
+            format!(
+                "no cluster in {}: can't read {}",
+                dir.display(),
+                path.display()
+            )
         })?;
         serde_json::from_slice(&text).with_context(|| path.display().to_string())
     }
@@ -75,7 +79,9 @@ impl ClusterFile {
     #[must_use]
     pub fn processes(&self) -> Vec<Process> {
         let coordinators = self.regions.iter().map(RegionEntry::coordinator);
-        coordinators.chain(self.regions.iter().map(RegionEntry::proxy)).collect()
+        coordinators
+            .chain(self.regions.iter().map(RegionEntry::proxy))
+            .collect()
     }
 
     /// The process with this `coordinator_id` or `proxy_id`.
@@ -86,7 +92,9 @@ impl ClusterFile {
         let all = self.processes();
         let ids: Vec<&str> = all.iter().map(|process| process.id.as_str()).collect();
         let text = format!("no node `{id}` here; there are {}", ids.join(", "));
-        all.into_iter().find(|process| process.id == id).ok_or_else(|| Usage(text).into())
+        all.into_iter()
+            .find(|process| process.id == id)
+            .ok_or_else(|| Usage(text).into())
     }
 
     /// Records that a process was started.
@@ -150,8 +158,12 @@ pub struct Lock(#[expect(dead_code, reason = "held, never used")] File);
 pub fn lock(dir: &Path) -> anyhow::Result<Lock> {
     let path = dir.join(".lock");
     let file = File::create(&path).with_context(|| path.display().to_string())?;
-    file.try_lock()
-        .with_context(|| format!("another maiactl is changing the cluster in {}", dir.display()))?;
+    file.try_lock().with_context(|| {
+        format!(
+            "another maiactl is changing the cluster in {}",
+            dir.display()
+        )
+    })?;
     Ok(Lock(file))
 }
 
@@ -173,7 +185,10 @@ mod tests {
             proxy_pid: 0,
             dir: dir.join("eu/coordinator"),
         };
-        ClusterFile { admin_token: "t".into(), regions: vec![region] }
+        ClusterFile {
+            admin_token: "t".into(),
+            regions: vec![region],
+        }
     }
 
     #[test]
@@ -185,7 +200,10 @@ mod tests {
         cluster.write(dir.path()).unwrap();
         assert_eq!(ClusterFile::read(dir.path()).unwrap(), cluster);
         assert_eq!(cluster.regions[0].proxy_pid, 77);
-        let mode = std::fs::metadata(ClusterFile::path(dir.path())).unwrap().permissions().mode();
+        let mode = std::fs::metadata(ClusterFile::path(dir.path()))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         let json: serde_json::Value = serde_json::to_value(&cluster).unwrap();
         assert_eq!(json["regions"][0]["coordinator_id"], 1);

@@ -59,7 +59,10 @@ pub fn plan(dir: &Path, regions: &[RegionName], base: u16) -> anyhow::Result<Clu
             dir: dir.join(name.as_str()).join("coordinator"),
         });
     }
-    Ok(ClusterFile { admin_token: secret()?, regions: entries })
+    Ok(ClusterFile {
+        admin_token: secret()?,
+        regions: entries,
+    })
 }
 
 /// Writes the key and the configurations of a new cluster; cluster.json is written last, by the
@@ -126,17 +129,28 @@ fn coordinator(cluster: &ClusterFile, own: &RegionEntry, key: &Path, preset: Pre
     }
     let token = Token {
         name: "admin".to_owned(),
-        blake3: blake3::hash(cluster.admin_token.as_bytes()).to_hex().to_string(),
+        blake3: blake3::hash(cluster.admin_token.as_bytes())
+            .to_hex()
+            .to_string(),
         scopes: vec![Scope::Admin],
     };
     Config {
         dir: own.dir.join("data"),
         cluster_key_file: key.to_path_buf(),
         preset,
-        node: NodeSection { id: own.coordinator_id, region: own.name.clone() },
-        listen: Listen { api: address(&own.api_url), rpc: address(&own.rpc_addr) },
+        node: NodeSection {
+            id: own.coordinator_id,
+            region: own.name.clone(),
+        },
+        listen: Listen {
+            api: address(&own.api_url),
+            rpc: address(&own.rpc_addr),
+        },
         bootstrap: Bootstrap { regions, nodes },
-        auth: Auth { tokens: vec![token], anonymous_data: true },
+        auth: Auth {
+            tokens: vec![token],
+            anonymous_data: true,
+        },
         election: config::ElectionSection::default(),
         failover: config::Failover::default(),
         replication: config::Replication::default(),
@@ -148,16 +162,28 @@ fn proxy(cluster: &ClusterFile, own: usize, key: &Path) -> Table {
     let region = &cluster.regions[own];
     let text = |value: &str| Value::String(value.to_owned());
     // The local coordinator first: the others are for when it dies.
-    let others = cluster.regions.iter().enumerate().filter(|(i, _)| *i != own);
+    let others = cluster
+        .regions
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| *i != own);
     let coordinators = std::iter::once(region).chain(others.map(|(_, region)| region));
     let coordinators = coordinators.map(|region| text(&region.rpc_addr)).collect();
     let section = |entries: Vec<(&str, Value)>| {
-        Value::Table(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+        Value::Table(
+            entries
+                .into_iter()
+                .map(|(key, value)| (key.to_owned(), value))
+                .collect(),
+        )
     };
     Table::from_iter([
         ("id".to_owned(), text(region.proxy_id.as_str())),
         ("region".to_owned(), text(region.name.as_str())),
-        ("dir".to_owned(), text(&region.proxy_dir().to_string_lossy())),
+        (
+            "dir".to_owned(),
+            text(&region.proxy_dir().to_string_lossy()),
+        ),
         ("cluster_key_file".to_owned(), text(&key.to_string_lossy())),
         (
             "listen".to_owned(),
@@ -166,14 +192,24 @@ fn proxy(cluster: &ClusterFile, own: usize, key: &Path) -> Table {
                 ("admin", text(&address(&region.proxy_admin_url).to_string())),
             ]),
         ),
-        ("feed".to_owned(), section(vec![("coordinators", Value::Array(coordinators))])),
-        ("origin".to_owned(), section(vec![("url", text(&region.api_url))])),
+        (
+            "feed".to_owned(),
+            section(vec![("coordinators", Value::Array(coordinators))]),
+        ),
+        (
+            "origin".to_owned(),
+            section(vec![("url", text(&region.api_url))]),
+        ),
     ])
 }
 
 /// Whether anything was given that the coordinators' files take.
 fn adjust_coordinator(table: &mut Table, up: &Up) -> bool {
-    let sets: Vec<_> = up.set.iter().filter(|(key, _)| !key.starts_with("proxy.")).collect();
+    let sets: Vec<_> = up
+        .set
+        .iter()
+        .filter(|(key, _)| !key.starts_with("proxy."))
+        .collect();
     for (key, value) in &sets {
         config::set(table, key, value);
     }
@@ -187,7 +223,11 @@ fn adjust_coordinator(table: &mut Table, up: &Up) -> bool {
 
 /// Whether anything was given that the proxies' files take.
 fn adjust_proxy(table: &mut Table, up: &Up) -> bool {
-    let sets: Vec<_> = up.set.iter().filter(|(key, _)| key.starts_with("proxy.")).collect();
+    let sets: Vec<_> = up
+        .set
+        .iter()
+        .filter(|(key, _)| key.starts_with("proxy."))
+        .collect();
     for (key, value) in &sets {
         config::set(table, key, value);
     }
@@ -238,7 +278,9 @@ mod tests {
     use super::*;
 
     fn regions() -> Vec<RegionName> {
-        ["us", "eu"].map(|name| RegionName::new(name).unwrap()).to_vec()
+        ["us", "eu"]
+            .map(|name| RegionName::new(name).unwrap())
+            .to_vec()
     }
 
     #[test]
@@ -261,19 +303,30 @@ mod tests {
         assert!(config.bootstrap.regions[0].priority > config.bootstrap.regions[1].priority);
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(!text.contains(&cluster.admin_token));
-        let proxy: Table =
-            std::fs::read_to_string(cluster.regions[1].proxy().config).unwrap().parse().unwrap();
+        let proxy: Table = std::fs::read_to_string(cluster.regions[1].proxy().config)
+            .unwrap()
+            .parse()
+            .unwrap();
         assert_eq!(proxy["threads"].as_integer(), Some(2));
         assert_eq!(proxy["proxy"]["hold_budget"].as_str(), Some("3s"));
-        assert_eq!(proxy["feed"]["coordinators"][0].as_str(), Some("127.0.0.1:18013"));
-        assert_eq!(proxy["feed"]["coordinators"][1].as_str(), Some("127.0.0.1:18003"));
+        assert_eq!(
+            proxy["feed"]["coordinators"][0].as_str(),
+            Some("127.0.0.1:18013")
+        );
+        assert_eq!(
+            proxy["feed"]["coordinators"][1].as_str(),
+            Some("127.0.0.1:18003")
+        );
     }
 
     #[test]
     fn a_setting_that_does_not_exist_is_refused_with_its_line() {
         let dir = tempfile::tempdir().unwrap();
         let cluster = plan(dir.path(), &regions(), 18000).unwrap();
-        let up = Up { set: vec![("nonsense".into(), "1".into())], ..Up::default() };
+        let up = Up {
+            set: vec![("nonsense".into(), "1".into())],
+            ..Up::default()
+        };
         let error = create(dir.path(), &cluster, &up).unwrap_err();
         assert!(error.is::<config::ConfigError>(), "{error:#}");
         assert!(error.to_string().contains("nonsense"), "{error:#}");

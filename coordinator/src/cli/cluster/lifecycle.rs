@@ -30,13 +30,24 @@ pub fn introduce(output: Output, dir: &Path, cluster: &ClusterFile) {
         .iter()
         .map(|r| {
             let id = r.coordinator_id.to_string();
-            vec![r.name.to_string(), r.proxy_url.clone(), r.api_url.clone(), id]
+            vec![
+                r.name.to_string(),
+                r.proxy_url.clone(),
+                r.api_url.clone(),
+                id,
+            ]
         })
         .collect();
     print::table(&["REGION", "PROXY", "API", "NODE"], &rows);
     let file = ClusterFile::path(dir);
-    print::line(&format!("\nready; URLs and the admin token are in {}", file.display()));
-    print::line(&format!("stop it with: maiactl cluster down --dir {}", dir.display()));
+    print::line(&format!(
+        "\nready; URLs and the admin token are in {}",
+        file.display()
+    ));
+    print::line(&format!(
+        "stop it with: maiactl cluster down --dir {}",
+        dir.display()
+    ));
 }
 
 /// Who runs and is ready.
@@ -105,7 +116,12 @@ async fn end(process: &Process) -> anyhow::Result<()> {
     print::complain(&format!("{} did not stop in time: killed", process.name()));
     process.signal(Signal::SIGKILL)?;
     let gone = process.wait_gone(KILL_DEADLINE).await;
-    anyhow::ensure!(gone, "{} (pid {}) can't be killed", process.name(), process.pid);
+    anyhow::ensure!(
+        gone,
+        "{} (pid {}) can't be killed",
+        process.name(),
+        process.pid
+    );
     Ok(())
 }
 
@@ -115,9 +131,18 @@ async fn end(process: &Process) -> anyhow::Result<()> {
 /// When it does not run.
 pub async fn kill(cluster: &ClusterFile, id: &str) -> anyhow::Result<()> {
     let process = cluster.find(id)?;
-    anyhow::ensure!(process.signal(Signal::SIGKILL)?, "{} does not run", process.name());
+    anyhow::ensure!(
+        process.signal(Signal::SIGKILL)?,
+        "{} does not run",
+        process.name()
+    );
     let gone = process.wait_gone(KILL_DEADLINE).await;
-    anyhow::ensure!(gone, "{} (pid {}) can't be killed", process.name(), process.pid);
+    anyhow::ensure!(
+        gone,
+        "{} (pid {}) can't be killed",
+        process.name(),
+        process.pid
+    );
     Ok(())
 }
 
@@ -127,7 +152,11 @@ pub async fn kill(cluster: &ClusterFile, id: &str) -> anyhow::Result<()> {
 /// When it does not run.
 pub fn pause(cluster: &ClusterFile, id: &str) -> anyhow::Result<()> {
     let process = cluster.find(id)?;
-    anyhow::ensure!(process.signal(Signal::SIGSTOP)?, "{} does not run", process.name());
+    anyhow::ensure!(
+        process.signal(Signal::SIGSTOP)?,
+        "{} does not run",
+        process.name()
+    );
     Ok(())
 }
 
@@ -137,7 +166,11 @@ pub fn pause(cluster: &ClusterFile, id: &str) -> anyhow::Result<()> {
 /// When it does not run.
 pub fn go_on(cluster: &ClusterFile, id: &str) -> anyhow::Result<()> {
     let process = cluster.find(id)?;
-    anyhow::ensure!(process.signal(Signal::SIGCONT)?, "{} does not run", process.name());
+    anyhow::ensure!(
+        process.signal(Signal::SIGCONT)?,
+        "{} does not run",
+        process.name()
+    );
     Ok(())
 }
 

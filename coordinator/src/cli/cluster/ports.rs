@@ -23,14 +23,21 @@ impl Ports {
         let offset = u16::try_from(i).ok()?.checked_mul(PER_REGION)?;
         let first = base.checked_add(offset)?;
         first.checked_add(PER_REGION)?;
-        Some(Self { proxy: first, proxy_admin: first + 1, api: first + 2, rpc: first + 3 })
+        Some(Self {
+            proxy: first,
+            proxy_admin: first + 1,
+            api: first + 2,
+            rpc: first + 3,
+        })
     }
 }
 
 /// The first port that somebody listens on already, with its use; `None` when all are free.
 #[must_use]
 pub fn taken(ports: &[(String, u16)]) -> Option<&(String, u16)> {
-    ports.iter().find(|(_, port)| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_err())
+    ports
+        .iter()
+        .find(|(_, port)| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_err())
 }
 
 #[cfg(test)]
@@ -40,7 +47,12 @@ mod tests {
     #[test]
     fn each_region_has_its_ten() {
         let third = Ports::of(17000, 2).unwrap();
-        let expected = Ports { proxy: 17020, proxy_admin: 17021, api: 17022, rpc: 17023 };
+        let expected = Ports {
+            proxy: 17020,
+            proxy_admin: 17021,
+            api: 17022,
+            rpc: 17023,
+        };
         assert_eq!(third, expected);
         assert!(Ports::of(65530, 0).is_none());
         assert!(Ports::of(17000, 9000).is_none());

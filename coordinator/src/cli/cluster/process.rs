@@ -117,7 +117,12 @@ impl Process {
         }
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid));
         // `pid (name) state …`; the name may hold anything, so the last parenthesis counts.
-        match stat.ok().as_deref().and_then(|s| s.rsplit_once(") ")).map(|(_, rest)| rest) {
+        match stat
+            .ok()
+            .as_deref()
+            .and_then(|s| s.rsplit_once(") "))
+            .map(|(_, rest)| rest)
+        {
             Some(rest) if rest.starts_with(['T', 't']) => State::Stopped,
             Some(rest) if rest.starts_with(['Z', 'X']) => State::Gone,
             Some(_) => State::Running,
@@ -183,7 +188,11 @@ fn tail(path: &Path) -> std::io::Result<String> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
-    let whole_lines = if start > 0 { text.split_once('\n').map_or("", |(_, rest)| rest) } else { &text };
+    let whole_lines = if start > 0 {
+        text.split_once('\n').map_or("", |(_, rest)| rest)
+    } else {
+        &text
+    };
     Ok(whole_lines.trim_end().to_owned())
 }
 
@@ -213,7 +222,10 @@ mod tests {
         let ours = process(child.id(), "1000");
         assert_eq!(ours.state(), State::Running);
         assert!(ours.signal(Signal::SIGKILL).unwrap());
-        assert!(ours.wait_gone(Duration::from_secs(5)).await, "a zombie counts as gone");
+        assert!(
+            ours.wait_gone(Duration::from_secs(5)).await,
+            "a zombie counts as gone"
+        );
         child.wait().unwrap();
     }
 
@@ -223,7 +235,10 @@ mod tests {
         let lines: Vec<String> = (0..1000).map(|n| format!("line {n}")).collect();
         std::fs::write(file.path(), lines.join("\n")).unwrap();
         let text = tail(file.path()).unwrap();
-        assert!(text.starts_with("line ") && text.ends_with("line 999"), "{text}");
+        assert!(
+            text.starts_with("line ") && text.ends_with("line 999"),
+            "{text}"
+        );
         assert!(text.len() <= 3000);
     }
 }

@@ -18,7 +18,10 @@ impl Probe {
     /// # Errors
     /// When no HTTP client can be made.
     pub fn new() -> anyhow::Result<Self> {
-        let client = reqwest::Client::builder().no_proxy().timeout(PROBE_TIMEOUT).build()?;
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(PROBE_TIMEOUT)
+            .build()?;
         Ok(Self(client))
     }
 
@@ -48,7 +51,9 @@ pub async fn wait(processes: &[Process], deadline: Duration) -> anyhow::Result<(
     let probe = Probe::new()?;
     let end = Instant::now() + deadline;
     let progress = ProgressBar::new(processes.len() as u64);
-    progress.set_style(ProgressStyle::with_template("{spinner} {pos}/{len} ready  {wide_msg}")?);
+    progress.set_style(ProgressStyle::with_template(
+        "{spinner} {pos}/{len} ready  {wide_msg}",
+    )?);
     let mut missing: Vec<&Process> = processes.iter().collect();
     loop {
         let mut waiting = Vec::new();
@@ -67,7 +72,11 @@ pub async fn wait(processes: &[Process], deadline: Duration) -> anyhow::Result<(
         }
         if Instant::now() >= end {
             progress.finish_and_clear();
-            anyhow::bail!("not ready after {} s:\n{}", deadline.as_secs(), list(&waiting));
+            anyhow::bail!(
+                "not ready after {} s:\n{}",
+                deadline.as_secs(),
+                list(&waiting)
+            );
         }
         progress.set_position((processes.len() - waiting.len()) as u64);
         progress.set_message(format!("waiting for {}", waiting[0].0.name()));
@@ -77,8 +86,8 @@ pub async fn wait(processes: &[Process], deadline: Duration) -> anyhow::Result<(
 }
 
 fn list(waiting: &[(&Process, String)]) -> String {
-    let entries = waiting.iter().map(|(process, why)| {
-        format!("{}: {why}\n{}", process.name(), process.log_tail())
-    });
+    let entries = waiting
+        .iter()
+        .map(|(process, why)| format!("{}: {why}\n{}", process.name(), process.log_tail()));
     entries.collect::<Vec<_>>().join("\n")
 }

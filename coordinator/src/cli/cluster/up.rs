@@ -45,7 +45,10 @@ pub async fn up(dir: &Path, options: &Up) -> anyhow::Result<ClusterFile> {
 
 fn created(dir: &Path, options: &Up) -> anyhow::Result<ClusterFile> {
     let regions = if options.regions.is_empty() {
-        DEFAULT_REGIONS.map(RegionName::new).into_iter().collect::<Result<_, _>>()?
+        DEFAULT_REGIONS
+            .map(RegionName::new)
+            .into_iter()
+            .collect::<Result<_, _>>()?
     } else {
         options.regions.clone()
     };
@@ -76,7 +79,11 @@ fn continued(dir: &Path, options: &Up) -> anyhow::Result<ClusterFile> {
         return Err(Usage("this cluster has other regions; use another --dir".to_owned()).into());
     }
     let base = options.base_port.and_then(|base| ports::Ports::of(base, 0));
-    if base.is_some_and(|p| !cluster.regions[0].proxy_url.ends_with(&format!(":{}", p.proxy))) {
+    if base.is_some_and(|p| {
+        !cluster.regions[0]
+            .proxy_url
+            .ends_with(&format!(":{}", p.proxy))
+    }) {
         return Err(Usage("this cluster has other ports; use another --dir".to_owned()).into());
     }
     refuse_taken_ports(&cluster)?;
