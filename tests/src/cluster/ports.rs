@@ -1,4 +1,4 @@
-//! Ports for a cluster of up to three regions that no other test has: a file lock keeps tests of
+//! Ports for a cluster of up to five regions that no other test has: a file lock keeps tests of
 //! other processes away, a bind check everybody else. Below the range from which the kernel
 //! takes ports for outgoing connections.
 
@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, TcpListener};
 
 const FIRST: u16 = 10_000;
 const LAST: u16 = 32_000;
-const EACH: u16 = 30;
+const EACH: u16 = 50;
 
 /// Ports that are ours while this lives.
 #[derive(Debug)]
