@@ -5,6 +5,7 @@
 //! feed the one into the other).
 
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod core;
 pub mod feed;

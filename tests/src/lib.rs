@@ -1,1 +1,16 @@
-//! placeholder
+//! What the end-to-end tests share: [`cluster`] starts the real binaries on loopback,
+//! [`client`] speaks HTTP to them as any client would, [`wait`] replaces sleeping, [`load`] writes
+//! while something breaks, [`metrics`] reads what the processes count.
+//!
+//! Nothing here links the product's code: the tests know only what its users know.
+
+pub mod client;
+pub mod cluster;
+pub mod curl;
+pub mod load;
+pub mod metrics;
+pub mod wait;
+
+pub use client::{Answer, Client};
+pub use cluster::{Cluster, Options};
+pub use wait::{wait_until, wait_value};

@@ -1,0 +1,65 @@
+# maia-edge: the two commands of the README are `make demo` and `make test`.
+#
+# Everything that links RocksDB is built with one profile, always for the whole workspace: another
+# profile, package selection or RUSTFLAGS would compile RocksDB's C++ again (15 to 20 minutes).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/maia-edge/target
+# ccache, where it is installed, saves RocksDB's build after `cargo clean`; it is not needed.
+ifneq ($(wildcard /usr/lib/ccache/g++),)
+export PATH := /usr/lib/ccache:$(PATH)
+export CCACHE_DIR ?= $(HOME)/.cache/maia-edge/ccache
+endif
+
+FLAGS := --workspace --locked --release
+BIN := $(CARGO_TARGET_DIR)/release
+
+.PHONY: help setup build demo test fix bench show-01 cold audit
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make demo      builds, starts three regions on this machine, and shows what they do
+demo: build
+	$(BIN)/maiactl demo $(DEMO)
+
+## make test      format, lints, every test
+test: build
+	@echo "== format"
+	cargo fmt --all --check
+	@echo "== lints"
+	cargo clippy $(FLAGS) --all-targets -- -D warnings
+	@echo "== tests"
+	scripts/test.sh $(FLAGS)
+
+## make setup     installs what the machine lacks (Debian packages)
+setup:
+	@scripts/setup.sh
+
+## make build     all binaries, in $CARGO_TARGET_DIR/release
+build: setup
+	@echo "== build (in $(CARGO_TARGET_DIR); the first time RocksDB alone takes 15 to 20 minutes)"
+	cargo build $(FLAGS)
+
+## make fix       formats, and applies the fixes that clippy knows
+fix: setup
+	cargo clippy $(FLAGS) --all-targets --fix --allow-dirty --allow-staged
+	cargo fmt --all
+
+## make bench     criterion benches
+bench: setup
+	cargo bench --workspace --locked --profile release
+
+## make show-01   what the first slice must show, with its figures; fails on a miss
+show-01: build
+	$(BIN)/show
+
+## make cold      `make demo` and `make test` in a fresh Debian with nothing but Rust and gcc (an hour)
+cold:
+	scripts/cold.sh
+
+## make audit     licences, sources and duplicates of the dependencies
+audit:
+	cargo deny --locked check bans licenses sources

@@ -1,0 +1,313 @@
+//! The command line as clap reads it: verbs, options, their texts. Decides nothing.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use maia_common::ids::{RegionName, TenantId};
+use maia_common::placement::{ConflictStrategy, Mode, ShortagePolicy, SyncMode, WriteRouting};
+
+use crate::config::Preset;
+
+/// The operator's tool of maia-edge.
+#[derive(Debug, Parser)]
+#[command(
+    name = "maiactl",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+pub struct Args {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options that go with every verb.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Global {
+    /// A coordinator's API; repeatable: the next is tried when one does not connect.
+    #[arg(
+        long,
+        global = true,
+        env = "MAIA_API",
+        value_delimiter = ',',
+        value_name = "URL"
+    )]
+    pub api: Vec<String>,
+    /// Bearer token for the API.
+    #[arg(long, global = true, env = "MAIA_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// A local cluster's folder: URLs and token come from its cluster.json.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// How answers are printed.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// A cluster of several regions on this machine.
+    Cluster {
+        #[command(subcommand)]
+        verb: ClusterVerb,
+    },
+    /// Where tenants live.
+    Tenant {
+        #[command(subcommand)]
+        verb: TenantVerb,
+    },
+    /// What each coordinator says of its health; exit code 1 unless all is well.
+    Health,
+    /// The placement groups, their leaders and members.
+    Groups,
+    /// The cluster's regions.
+    Region {
+        #[command(subcommand)]
+        verb: ListVerb,
+    },
+    /// The cluster's coordinators.
+    Node {
+        #[command(subcommand)]
+        verb: ListVerb,
+    },
+    /// The proxies that have registered.
+    Proxy {
+        #[command(subcommand)]
+        verb: ListVerb,
+    },
+    /// What happened in the cluster.
+    Events {
+        /// Only events of later revisions.
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+        /// Goes on as events happen, until interrupted.
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Configuration files.
+    Config {
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
+    /// A completion script for a shell.
+    Completions { shell: clap_complete::Shell },
+    /// Starts three regions on this machine and shows what they do; exit code 0 if all held.
+    Demo(Demo),
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum ListVerb {
+    /// Lists them.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigVerb {
+    /// Checks a coordinator's file as its start would; exit code 64 and the line at fault.
+    Check { file: PathBuf },
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Demo {
+    /// The first port; each region takes four of the ten that follow.
+    #[arg(long, value_name = "PORT")]
+    pub base_port: Option<u16>,
+    /// Leaves the cluster running, and its folder in place.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ClusterVerb {
+    /// Makes a cluster in --dir and starts it, or starts a stopped one again with its data.
+    Up(Up),
+    /// Which processes run and are ready; exit code 1 when one is not.
+    Status,
+    /// Stops all processes; the data stay.
+    Down,
+    /// kill -9 of one process.
+    Kill(Target),
+    /// SIGSTOP: the process stands still, its connections stay open.
+    Stop(Target),
+    /// SIGCONT: goes on after `stop`.
+    Cont(Target),
+    /// Starts one process again, stopping it first if it runs.
+    Restart {
+        #[command(flatten)]
+        target: Target,
+        /// Returns once it is started, ready or not.
+        #[arg(long)]
+        no_wait: bool,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Target {
+    /// A `coordinator_id` or `proxy_id` of cluster.json.
+    #[arg(long, value_name = "ID")]
+    pub node: String,
+}
+
+#[derive(Debug, Default, ClapArgs)]
+pub struct Up {
+    /// Names of the regions; the first has the highest priority.
+    /// [default: us-west-1,eu-central-1,ap-southeast-1]
+    #[arg(long, value_delimiter = ',', value_name = "REGION")]
+    pub regions: Vec<RegionName>,
+    /// The first port; region i takes four of PORT+10i… [default: 17000]
+    #[arg(long, value_name = "PORT")]
+    pub base_port: Option<u16>,
+    /// Timeouts: lan, metro or wan. [default: lan]
+    #[arg(long, value_parser = preset)]
+    pub preset: Option<Preset>,
+    /// Serves this origin in place of the built-in one.
+    #[arg(long, value_name = "URL")]
+    pub origin: Option<String>,
+    /// Worker threads of each proxy.
+    #[arg(long, value_name = "N")]
+    pub proxy_threads: Option<u32>,
+    /// Sets a configuration key: `proxy.…` of the proxies, all others of the coordinators.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TenantVerb {
+    /// Places a tenant, or changes its placement.
+    Place(Box<Place>),
+    /// Shows a tenant's placement.
+    Show { tenant: TenantId },
+    /// Lists all placements.
+    List {
+        /// Stops after this many.
+        #[arg(long)]
+        limit: Option<usize>,
+    },
+    /// Removes a tenant's placement.
+    Remove {
+        tenant: TenantId,
+        /// Does not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// What each proxy would do with a request of the tenant, and why.
+    Explain(Explain),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Place {
+    pub tenant: TenantId,
+    /// The region that takes its writes.
+    #[arg(long, value_name = "REGION")]
+    pub primary: RegionName,
+    /// The other regions that hold a copy.
+    #[arg(long, value_delimiter = ',', value_name = "REGION")]
+    pub replicas: Vec<RegionName>,
+    /// single, replicated or global.
+    #[arg(long)]
+    pub mode: Option<Mode>,
+    /// async, semi-sync or sync.
+    #[arg(long)]
+    pub sync_mode: Option<SyncMode>,
+    /// Data followers that semi-sync waits for.
+    #[arg(long, value_name = "N")]
+    pub min_sync_replicas: Option<u32>,
+    /// reject or degrade.
+    #[arg(long)]
+    pub on_too_few: Option<ShortagePolicy>,
+    /// last-write-wins, merge or reject.
+    #[arg(long)]
+    pub conflict: Option<ConflictStrategy>,
+    /// redirect or forward.
+    #[arg(long)]
+    pub write_routing: Option<WriteRouting>,
+    /// Only if the placement has this version.
+    #[arg(long, value_name = "VERSION", conflicts_with = "create")]
+    pub if_match: Option<u64>,
+    /// Only if the tenant has no placement yet.
+    #[arg(long)]
+    pub create: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Explain {
+    pub tenant: TenantId,
+    /// Method of the request; a read and a write unless given.
+    #[arg(long)]
+    pub method: Vec<String>,
+    /// Path of the request.
+    #[arg(long, default_value = "/v1/data/notes/1")]
+    pub path: String,
+    /// As the header X-MAIA-Preferred-Region would say.
+    #[arg(long, value_name = "REGION")]
+    pub preferred_region: Option<RegionName>,
+    /// Admin URL of a proxy; repeatable. [default: all of the local cluster]
+    #[arg(long, value_name = "URL")]
+    pub proxy_admin: Vec<String>,
+}
+
+fn preset(text: &str) -> Result<Preset, String> {
+    match text {
+        "lan" => Ok(Preset::Lan),
+        "metro" => Ok(Preset::Metro),
+        "wan" => Ok(Preset::Wan),
+        _ => Err("none of lan, metro, wan".to_owned()),
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write it as key=value".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn lists_are_comma_separated_and_settings_have_a_key() {
+        let args = Args::try_parse_from([
+            "maiactl",
+            "cluster",
+            "up",
+            "--dir",
+            "d",
+            "--regions",
+            "a,b",
+            "--set",
+            "x.y=1=2",
+        ])
+        .unwrap();
+        let Verb::Cluster {
+            verb: ClusterVerb::Up(up),
+        } = args.verb
+        else {
+            panic!("another verb");
+        };
+        assert_eq!(up.regions.len(), 2);
+        assert_eq!(up.set, [("x.y".to_owned(), "1=2".to_owned())]);
+        for bad in ["x", "=1"] {
+            let parsed = Args::try_parse_from(["maiactl", "cluster", "up", "--set", bad]);
+            assert!(parsed.is_err(), "{bad}");
+        }
+    }
+}
