@@ -20,11 +20,11 @@ impl OriginAddress {
     /// # Errors
     /// A sentence that says what is wrong.
     pub fn parse(url: &str) -> Result<Self, String> {
-        let uri: http::Uri = url
-            .parse()
-            .map_err(|e| format!("`{url}` is no URL: {e}"))?;
+        let uri: http::Uri = url.parse().map_err(|e| format!("`{url}` is no URL: {e}"))?;
         if uri.scheme_str() != Some("http") {
-            return Err(format!("`{url}` must begin with http:// (TLS to origins comes later)"));
+            return Err(format!(
+                "`{url}` must begin with http:// (TLS to origins comes later)"
+            ));
         }
         if !matches!(uri.path_and_query().map(|p| p.as_str()), None | Some("/")) {
             return Err(format!("`{url}` must have no path"));
@@ -43,18 +43,35 @@ type Fault = (&'static str, String);
 /// Checks what the types alone don't.
 pub(super) fn check(config: &Config) -> Result<(), Fault> {
     within("threads", config.threads as u64, 1, 256)?;
-    within("listen.max_connections", u64::from(config.listen.max_connections), 1, 1_000_000)?;
+    within(
+        "listen.max_connections",
+        u64::from(config.listen.max_connections),
+        1,
+        1_000_000,
+    )?;
     let (public, admin) = (config.listen.public, config.listen.admin);
     if public == admin && public.port() != 0 {
-        return fault("listen.admin", "is the same address as listen.public".into());
+        return fault(
+            "listen.admin",
+            "is the same address as listen.public".into(),
+        );
     }
     OriginAddress::parse(&config.origin.url).map_err(|message| ("origin.url", message))?;
     coordinators(&config.feed.coordinators)?;
     ClusterKey::from_file(&config.cluster_key_file)
         .map_err(|e| ("cluster_key_file", e.to_string()))?;
-    within("proxy.hold_max_requests", u64::from(config.proxy.hold_max_requests), 0, 1_000_000)?;
+    within(
+        "proxy.hold_max_requests",
+        u64::from(config.proxy.hold_max_requests),
+        0,
+        1_000_000,
+    )?;
     // The proxy's answer must come before clients' own time-outs of about a minute.
-    at_most("proxy.hold_budget", config.proxy.hold_budget, Duration::from_secs(60))?;
+    at_most(
+        "proxy.hold_budget",
+        config.proxy.hold_budget,
+        Duration::from_secs(60),
+    )?;
     timeouts(config)
 }
 
@@ -64,7 +81,9 @@ fn coordinators(addresses: &[String]) -> Result<(), Fault> {
         return fault(KEY, "must name 1 to 64 coordinators".into());
     }
     for address in addresses {
-        let port = address.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
+        let port = address
+            .rsplit_once(':')
+            .map(|(host, port)| (host, port.parse::<u16>()));
         if !matches!(port, Some((host, Ok(1..))) if !host.is_empty() && !host.contains('/')) {
             return fault(KEY, format!("`{address}` is no host:port"));
         }
@@ -126,7 +145,14 @@ mod tests {
         let at = |url| OriginAddress::parse(url).map(|o| o.authority);
         assert_eq!(at("http://127.0.0.1:7001").as_deref(), Ok("127.0.0.1:7001"));
         assert_eq!(at("http://origin.local/").as_deref(), Ok("origin.local:80"));
-        for bad in ["https://a:1", "a:1", "http://a:1/x", "http://u@a:1", "http://", ""] {
+        for bad in [
+            "https://a:1",
+            "a:1",
+            "http://a:1/x",
+            "http://u@a:1",
+            "http://",
+            "",
+        ] {
             assert!(at(bad).is_err(), "{bad}");
         }
     }

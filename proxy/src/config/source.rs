@@ -109,7 +109,10 @@ impl Source {
 
     fn in_file(&self, error: &toml::de::Error) -> ConfigError {
         let offset = error.span().map_or(0, |span| span.start);
-        let line = self.text[..offset.min(self.text.len())].matches('\n').count() + 1;
+        let line = self.text[..offset.min(self.text.len())]
+            .matches('\n')
+            .count()
+            + 1;
         ConfigError::Fault {
             place: format!("{}:{line}", self.file.display()),
             message: error.message().trim().to_owned(),
@@ -117,7 +120,11 @@ impl Source {
     }
 
     fn places_over(&self) -> String {
-        let places: Vec<&str> = self.over.values().map(|(place, _)| place.as_str()).collect();
+        let places: Vec<&str> = self
+            .over
+            .values()
+            .map(|(place, _)| place.as_str())
+            .collect();
         format!("{} with {}", self.file.display(), places.join(", "))
     }
 }
@@ -141,7 +148,10 @@ fn lay_over(table: &mut toml::Table, key: &str, text: &str) -> Result<(), String
                 .entry(section)
                 .or_insert_with(|| toml::Table::new().into());
             let section = section.as_table_mut();
-            (section.ok_or("the file has a value where a section should be")?, leaf)
+            (
+                section.ok_or("the file has a value where a section should be")?,
+                leaf,
+            )
         }
     };
     table.insert(leaf.to_owned(), value);
@@ -208,12 +218,18 @@ hold_budget = "2s"
         let plain = load(GOOD, &[], &[]).unwrap();
         assert_eq!(plain.proxy.hold_budget, Duration::from_secs(2));
         assert_eq!(plain.proxy.max_body_bytes, 16 << 20, "a default");
-        let env = [("MAIA_PROXY_HOLD_BUDGET", "3s"), ("MAIA_FEED_COORDINATORS", "a:1,b:2")];
+        let env = [
+            ("MAIA_PROXY_HOLD_BUDGET", "3s"),
+            ("MAIA_FEED_COORDINATORS", "a:1,b:2"),
+        ];
         let over = load(GOOD, &env, &[]).unwrap();
         assert_eq!(over.proxy.hold_budget, Duration::from_secs(3));
         assert_eq!(over.feed.coordinators, ["a:1", "b:2"]);
         let set = load(GOOD, &env, &["proxy.hold_budget=4s", "threads=2"]).unwrap();
-        assert_eq!((set.proxy.hold_budget, set.threads), (Duration::from_secs(4), 2));
+        assert_eq!(
+            (set.proxy.hold_budget, set.threads),
+            (Duration::from_secs(4), 2)
+        );
     }
 
     #[test]
@@ -227,10 +243,30 @@ hold_budget = "2s"
             (&text, &[], &[], "FILE:13: `2 parsecs` is no duration"),
             (&https, &[], &[], "FILE:11: origin.url: `https://"),
             (&missing, &[], &[], "missing field `region`"),
-            (GOOD, &[], &["proxy.hold_budget=2m"], "--set proxy.hold_budget=2m: proxy.hold_budget"),
-            (GOOD, &[], &["proxy.nonsense=1"], "--set proxy.nonsense=1: write it as"),
-            (GOOD, &[("MAIA_ORIGIN_URL", "x")], &[], "environment MAIA_ORIGIN_URL: origin.url"),
-            (GOOD, &[("MAIA_THREADS", "many")], &[], "environment MAIA_THREADS"),
+            (
+                GOOD,
+                &[],
+                &["proxy.hold_budget=2m"],
+                "--set proxy.hold_budget=2m: proxy.hold_budget",
+            ),
+            (
+                GOOD,
+                &[],
+                &["proxy.nonsense=1"],
+                "--set proxy.nonsense=1: write it as",
+            ),
+            (
+                GOOD,
+                &[("MAIA_ORIGIN_URL", "x")],
+                &[],
+                "environment MAIA_ORIGIN_URL: origin.url",
+            ),
+            (
+                GOOD,
+                &[("MAIA_THREADS", "many")],
+                &[],
+                "environment MAIA_THREADS",
+            ),
             ("id = [", &[], &[], "FILE:1: "),
         ];
         for (text, env, set, expected) in cases {

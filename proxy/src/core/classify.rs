@@ -49,7 +49,9 @@ mod tests {
             let method = Method::from_bytes(read.as_bytes()).unwrap();
             assert_eq!(classify(&method, false), Class::Read, "{read}");
         }
-        for write in ["POST", "PUT", "PATCH", "DELETE", "TRACE", "QUERY", "get", "PROPFIND"] {
+        for write in [
+            "POST", "PUT", "PATCH", "DELETE", "TRACE", "QUERY", "get", "PROPFIND",
+        ] {
             let method = Method::from_bytes(write.as_bytes()).unwrap();
             assert_eq!(classify(&method, false), Class::Write, "{write}");
             assert_eq!(classify(&method, true), Class::Write, "{write}");

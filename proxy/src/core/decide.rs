@@ -240,7 +240,12 @@ fn read<'t>(
         };
     }
     let replica_here = group.regions.contains(&rules.local_region);
-    if replica_here && topology.regions.get(&rules.local_region).is_some_and(usable) {
+    if replica_here
+        && topology
+            .regions
+            .get(&rules.local_region)
+            .is_some_and(usable)
+    {
         return local(LocalReason::Replica);
     }
     match elsewhere(group, topology, &rules.local_region) {

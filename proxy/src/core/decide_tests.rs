@@ -10,7 +10,11 @@ use proptest::prelude::*;
 
 use super::*;
 
-const STATES: [RegionState; 3] = [RegionState::Active, RegionState::Draining, RegionState::Down];
+const STATES: [RegionState; 3] = [
+    RegionState::Active,
+    RegionState::Draining,
+    RegionState::Down,
+];
 
 fn name(text: &str) -> RegionName {
     RegionName::new(text).unwrap()
@@ -30,11 +34,18 @@ fn topology(states: &[(&str, RegionState)], groups: Vec<(u64, GroupView)>) -> To
         generation: Generation::new(1),
         revision: Revision::new(1),
         regions: states.iter().map(region).collect::<BTreeMap<_, _>>(),
-        groups: groups.into_iter().map(|(id, g)| (GroupId::new(id), g)).collect(),
+        groups: groups
+            .into_iter()
+            .map(|(id, g)| (GroupId::new(id), g))
+            .collect(),
     }
 }
 
-fn group(regions: &[&str], leader: Option<(&str, u64)>, leaderless_since: Option<u64>) -> GroupView {
+fn group(
+    regions: &[&str],
+    leader: Option<(&str, u64)>,
+    leaderless_since: Option<u64>,
+) -> GroupView {
     GroupView {
         home_region: name(regions[0]),
         mode: Mode::Replicated,
@@ -69,7 +80,9 @@ fn told(class: Class, preferred: Option<&str>, entry: Option<Entry>, t: &Topolog
     let decision = decide(&Facts { class, preferred }, entry.as_ref(), t, &rules());
     match decision {
         Decision::Local { .. } => format!("local {}", decision.reason()),
-        Decision::Redirect { to, reason, .. } => format!("redirect {} {}", to.name, reason.as_str()),
+        Decision::Redirect { to, reason, .. } => {
+            format!("redirect {} {}", to.name, reason.as_str())
+        }
         Decision::Hold(_) | Decision::Reject(_) => {
             format!("{} {}", decision.as_str(), decision.reason())
         }
@@ -96,11 +109,29 @@ fn the_table_of_cases() {
         (Write, None, Some(entry(1, true)), &ab_a, "hold tenant_held"),
         (Write, None, one, &outside, "reject region_unavailable"),
         (Write, None, None, &ab_a, "reject unknown_tenant"),
-        (Write, None, Some(entry(9, false)), &ab_a, "reject region_unavailable"),
+        (
+            Write,
+            None,
+            Some(entry(9, false)),
+            &ab_a,
+            "reject region_unavailable",
+        ),
         (Read, None, one, &ab_b, "local local-replica"),
-        (Read, None, Some(entry(1, true)), &ab_b, "local local-replica"),
+        (
+            Read,
+            None,
+            Some(entry(1, true)),
+            &ab_b,
+            "local local-replica",
+        ),
         (Read, Some("b"), one, &ab_b, "redirect b preferred-region"),
-        (Read, Some("a"), one, &ab_b, "local preferred-region-is-local"),
+        (
+            Read,
+            Some("a"),
+            one,
+            &ab_b,
+            "local preferred-region-is-local",
+        ),
         (Read, Some("c"), one, &ab_b, "local local-replica"),
         (Read, Some("nowhere"), one, &ab_b, "local local-replica"),
         (Read, Some("\u{0}ä"), one, &ab_b, "local local-replica"),
@@ -108,10 +139,20 @@ fn the_table_of_cases() {
         (Read, None, one, &bc_c, "redirect c no-local-replica"),
         (Read, None, one, &bc_none, "redirect b no-local-replica"),
         (Read, None, None, &ab_a, "reject unknown_tenant"),
-        (Read, None, Some(entry(9, false)), &ab_a, "reject region_unavailable"),
+        (
+            Read,
+            None,
+            Some(entry(9, false)),
+            &ab_a,
+            "reject region_unavailable",
+        ),
     ];
     for (class, preferred, entry, t, expected) in cases {
-        assert_eq!(told(class, preferred, entry, t), expected, "{class:?} {preferred:?} {entry:?}");
+        assert_eq!(
+            told(class, preferred, entry, t),
+            expected,
+            "{class:?} {preferred:?} {entry:?}"
+        );
     }
 }
 
@@ -123,13 +164,19 @@ fn a_region_that_is_down_is_never_a_target_nor_served_from() {
     let t = topology(&b_down, vec![(1, group(&["b", "c"], Some(("b", 3)), None))]);
     assert_eq!(told(Write, None, one, &t), "reject region_unavailable");
     assert_eq!(told(Read, None, one, &t), "redirect c no-local-replica");
-    assert_eq!(told(Read, Some("b"), one, &t), "redirect c no-local-replica");
+    assert_eq!(
+        told(Read, Some("b"), one, &t),
+        "redirect c no-local-replica"
+    );
     let a_down = [("a", STATES[2]), ("b", STATES[1])];
     let t = topology(&a_down, vec![(1, group(&["a", "b"], Some(("a", 3)), None))]);
     assert_eq!(told(Write, None, one, &t), "reject region_unavailable");
     assert_eq!(told(Read, None, one, &t), "redirect b no-local-replica");
     // Draining serves what it has, but is no one's preference.
-    assert_eq!(told(Read, Some("b"), one, &t), "redirect b no-local-replica");
+    assert_eq!(
+        told(Read, Some("b"), one, &t),
+        "redirect b no-local-replica"
+    );
 }
 
 #[test]
@@ -137,16 +184,25 @@ fn a_leader_reported_lost_is_waited_for_until_a_higher_term() {
     let all = [("a", STATES[0]), ("b", STATES[0])];
     let lost = topology(&all, vec![(1, group(&["a", "b"], Some(("a", 3)), Some(3)))]);
     let one = Some(entry(1, false));
-    assert_eq!(told(Class::Write, None, one, &lost), "hold group_leaderless");
+    assert_eq!(
+        told(Class::Write, None, one, &lost),
+        "hold group_leaderless"
+    );
     let next = topology(&all, vec![(1, group(&["a", "b"], Some(("a", 4)), Some(3)))]);
-    assert_eq!(told(Class::Write, None, one, &next), "local primary-is-local");
+    assert_eq!(
+        told(Class::Write, None, one, &next),
+        "local primary-is-local"
+    );
 }
 
 #[test]
 fn the_epoch_is_group_term_version() {
     let all = [("a", STATES[0])];
     let t = topology(&all, vec![(1, group(&["a"], Some(("a", 3)), None))]);
-    let facts = Facts { class: Class::Write, preferred: None };
+    let facts = Facts {
+        class: Class::Write,
+        preferred: None,
+    };
     let Decision::Local { epoch, .. } = decide(&facts, Some(&entry(1, false)), &t, &rules()) else {
         panic!("served here");
     };
@@ -160,7 +216,10 @@ fn any_topology() -> impl Strategy<Value = Topology> {
     (states, members, leader, proptest::option::of(1u64..5)).prop_map(
         |(states, members, leader, lost)| {
             let names = ["a", "b", "c", "d"];
-            let states: Vec<_> = states.iter().map(|(r, s)| (names[*r], STATES[*s])).collect();
+            let states: Vec<_> = states
+                .iter()
+                .map(|(r, s)| (names[*r], STATES[*s]))
+                .collect();
             let members: Vec<_> = members.iter().map(|m| names[*m]).collect();
             let leader = leader.map(|(r, term)| (names[r], term));
             topology(&states, vec![(1, group(&members, leader, lost))])

@@ -55,7 +55,10 @@ fn first() -> wire::Changes {
 fn snapshot(generation: u64, revision: u64, changes: &wire::Changes) -> [wire::Down; 3] {
     let encoded = Bytes::from(changes.encode_to_vec());
     [
-        down(Kind::SnapshotStart(wire::SnapshotStart { generation, revision })),
+        down(Kind::SnapshotStart(wire::SnapshotStart {
+            generation,
+            revision,
+        })),
         down(Kind::SnapshotChunk(wire::SnapshotChunk {
             sequence: 0,
             crc32c: crc32c::crc32c(&encoded),
@@ -99,7 +102,9 @@ fn synced(revision: u64) -> FeedState {
 
 fn leader(state: &FeedState) -> Option<(u64, String)> {
     let group = &state.topology.groups[&GroupId::new(1)];
-    group.live_leader().map(|l| (l.term.get(), l.region.to_string()))
+    group
+        .live_leader()
+        .map(|l| (l.term.get(), l.region.to_string()))
 }
 
 #[test]
@@ -114,7 +119,10 @@ fn a_snapshot_comes_into_force_as_one_at_its_end() {
     };
     assert_eq!((topology.revision.get(), tenants.len()), (5, 1));
     let a = RegionName::new("a").unwrap();
-    assert_eq!(topology.regions[&a].public_url, "http://a.example", "no trailing slash");
+    assert_eq!(
+        topology.regions[&a].public_url, "http://a.example",
+        "no trailing slash"
+    );
 }
 
 #[test]
@@ -130,7 +138,11 @@ fn a_damaged_or_incomplete_snapshot_is_refused_whole() {
             _ => unreachable!(),
         }
         state.take(start).unwrap();
-        let error = state.take(chunk).and_then(|_| state.take(end)).err().unwrap();
+        let error = state
+            .take(chunk)
+            .and_then(|_| state.take(end))
+            .err()
+            .unwrap();
         assert!(error.needs_resync(), "{error}");
         assert_eq!(state.in_force().1.get(), 5);
     }
@@ -143,24 +155,42 @@ fn a_coordinator_that_is_behind_is_left() {
     let error = state.take(start).err().unwrap();
     assert!(matches!(error, FeedError::Behind { .. }) && !error.needs_resync());
     let [start, ..] = snapshot(2, 1, &first());
-    assert!(state.take(start).is_ok(), "a later generation precedes revisions");
+    assert!(
+        state.take(start).is_ok(),
+        "a later generation precedes revisions"
+    );
 }
 
 #[test]
 fn a_gap_is_seen_and_an_alive_on_the_way_is_not_one() {
     let mut state = synced(5);
-    assert!(matches!(state.take(delta(7, 8, first())), Err(FeedError::Gap { .. })));
-    state.take(down(Kind::Alive(wire::Alive { revision: 7 }))).unwrap();
-    assert_eq!(state.in_force().1.get(), 5, "an alive puts nothing in force");
+    assert!(matches!(
+        state.take(delta(7, 8, first())),
+        Err(FeedError::Gap { .. })
+    ));
+    state
+        .take(down(Kind::Alive(wire::Alive { revision: 7 })))
+        .unwrap();
+    assert_eq!(
+        state.in_force().1.get(),
+        5,
+        "an alive puts nothing in force"
+    );
     assert!(state.take(delta(7, 8, first())).is_ok());
     assert_eq!(state.in_force().1.get(), 8);
-    assert!(matches!(state.take(delta(5, 7, first())), Err(FeedError::Behind { .. })));
+    assert!(matches!(
+        state.take(delta(5, 7, first())),
+        Err(FeedError::Behind { .. })
+    ));
 }
 
 #[test]
 fn a_delta_before_the_first_snapshot_is_refused() {
     let mut state = FeedState::default();
-    assert!(matches!(state.take(delta(0, 1, first())), Err(FeedError::Order(_))));
+    assert!(matches!(
+        state.take(delta(0, 1, first())),
+        Err(FeedError::Order(_))
+    ));
 }
 
 #[test]
@@ -171,7 +201,13 @@ fn groups_go_after_the_tenants_that_named_them() {
         removed_tenants: vec!["acme".into()],
         ..Default::default()
     };
-    let Ok(Step::Delta { topology, tenants, after, .. }) = state.take(delta(5, 6, changes)) else {
+    let Ok(Step::Delta {
+        topology,
+        tenants,
+        after,
+        ..
+    }) = state.take(delta(5, 6, changes))
+    else {
         panic!("a delta");
     };
     assert!(topology.groups.contains_key(&GroupId::new(1)));
@@ -193,8 +229,15 @@ fn the_highest_term_wins_wherever_it_comes_from() {
     for message in snapshot(1, 7, &first()) {
         state.take(message).unwrap();
     }
-    assert_eq!(leader(&state), Some((5, "b".into())), "a snapshot does not undo a hint");
-    assert!(matches!(state.take(hint(1, 5, "b", false)), Ok(Step::Nothing)), "no news");
+    assert_eq!(
+        leader(&state),
+        Some((5, "b".into())),
+        "a snapshot does not undo a hint"
+    );
+    assert!(
+        matches!(state.take(hint(1, 5, "b", false)), Ok(Step::Nothing)),
+        "no news"
+    );
 }
 
 #[test]
@@ -209,7 +252,11 @@ fn a_lost_leader_returns_by_a_hint_of_its_term_or_a_higher_one_or_a_new_stream()
     assert_eq!(leader(&state), Some((4, "b".into())));
     state.take(hint(1, 4, "", true)).unwrap();
     state.take(hint(1, 3, "", true)).unwrap();
-    assert_eq!(leader(&state), None, "an older loss does not hide a newer one");
+    assert_eq!(
+        leader(&state),
+        None,
+        "an older loss does not hide a newer one"
+    );
     state.begin_stream();
     assert_eq!(leader(&state), Some((4, "b".into())));
 }
@@ -222,7 +269,10 @@ fn hints_of_other_histories_and_groups_change_nothing() {
         h.generation = 2;
     }
     assert!(matches!(state.take(other), Ok(Step::Nothing)));
-    assert!(matches!(state.take(hint(8, 9, "b", false)), Ok(Step::Nothing)));
+    assert!(matches!(
+        state.take(hint(8, 9, "b", false)),
+        Ok(Step::Nothing)
+    ));
     assert_eq!(leader(&state), Some((3, "a".into())));
 }
 

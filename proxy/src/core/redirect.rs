@@ -51,7 +51,11 @@ mod tests {
             ("https://b", "http://evil.example/x?y", "https://b/x?y"),
             ("https://b", "http://evil.example", "https://b/"),
             ("https://b", "http://evil.example?y", "https://b/?y"),
-            ("https://b", "/a?next=http://c/d", "https://b/a?next=http://c/d"),
+            (
+                "https://b",
+                "/a?next=http://c/d",
+                "https://b/a?next=http://c/d",
+            ),
         ];
         for (url, target, expected) in cases {
             assert_eq!(at(url, target).as_deref(), Some(expected), "{url} {target}");

@@ -87,11 +87,7 @@ impl Builder {
     fn build(self) -> Shards {
         Shards {
             hasher: self.hasher,
-            shards: self
-                .shards
-                .into_iter()
-                .map(ArcSwap::from_pointee)
-                .collect(),
+            shards: self.shards.into_iter().map(ArcSwap::from_pointee).collect(),
         }
     }
 }

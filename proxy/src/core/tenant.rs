@@ -34,9 +34,7 @@ impl TenantError {
 ///
 /// # Errors
 /// [`TenantError`]: none, an illegal one, or several that differ.
-pub fn from_header<'h>(
-    mut values: impl Iterator<Item = &'h [u8]>,
-) -> Result<&'h str, TenantError> {
+pub fn from_header<'h>(mut values: impl Iterator<Item = &'h [u8]>) -> Result<&'h str, TenantError> {
     let first = values.next().ok_or(TenantError::Required)?;
     if values.any(|other| other != first) {
         return Err(TenantError::Ambiguous);

@@ -85,7 +85,8 @@ impl AccessLog {
         drop(buffer);
         let mut out = std::io::stdout().lock();
         if out.write_all(&lines).and_then(|()| out.flush()).is_err() {
-            self.dropped.inc_by(lines.iter().filter(|b| **b == b'\n').count() as u64);
+            self.dropped
+                .inc_by(lines.iter().filter(|b| **b == b'\n').count() as u64);
         }
     }
 
@@ -164,11 +165,18 @@ mod tests {
     #[test]
     fn every_line_is_json_whatever_the_path() {
         let mut out = Vec::new();
-        write_line(&mut out, Duration::from_secs(1), &line(b"/a\"b\\c\n\x00\xff"));
+        write_line(
+            &mut out,
+            Duration::from_secs(1),
+            &line(b"/a\"b\\c\n\x00\xff"),
+        );
         assert_eq!(out.iter().filter(|b| **b == b'\n').count(), 1);
         let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(json["path"], "/a\"b\\c\n\u{0}\u{ff}");
-        assert_eq!((json["duration_us"].as_u64(), json["ts_ms"].as_u64()), (Some(1234), Some(1000)));
+        assert_eq!(
+            (json["duration_us"].as_u64(), json["ts_ms"].as_u64()),
+            (Some(1234), Some(1000))
+        );
     }
 
     #[test]

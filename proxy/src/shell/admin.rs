@@ -78,8 +78,14 @@ impl Admin {
     fn ready(&self) -> Response<Vec<u8>> {
         let latches = [
             ("feed_synced", self.placements.topology().is_some()),
-            ("listeners", self.readiness.listeners.load(Ordering::Relaxed)),
-            ("not_draining", !self.readiness.draining.load(Ordering::Relaxed)),
+            (
+                "listeners",
+                self.readiness.listeners.load(Ordering::Relaxed),
+            ),
+            (
+                "not_draining",
+                !self.readiness.draining.load(Ordering::Relaxed),
+            ),
         ];
         let ready = latches.iter().all(|(_, set)| *set);
         let latches: serde_json::Map<String, Value> = latches
@@ -112,7 +118,10 @@ impl Admin {
         }
         let method = parameter(query, "method").unwrap_or_else(|| "GET".into());
         let Ok(method) = Method::from_bytes(method.as_bytes()) else {
-            return (StatusCode::BAD_REQUEST, json!({"error": "the method is illegal"}));
+            return (
+                StatusCode::BAD_REQUEST,
+                json!({"error": "the method is illegal"}),
+            );
         };
         let path = parameter(query, "path").unwrap_or_else(|| "/".into());
         let preferred = parameter(query, "preferred_region");
@@ -121,13 +130,15 @@ impl Admin {
             class,
             preferred: preferred.as_deref(),
         };
-        let explained = self.placements.route(&tenant, &facts, |decision, entry, topology| {
-            let mut facts = facts_json(entry, topology);
-            facts["local_region"] = json!(self.placements.rules().local_region);
-            facts["placement_age_ms"] = json!(self.age_ms());
-            facts["class"] = json!(class.as_str());
-            explained(&decision, &path, facts)
-        });
+        let explained = self
+            .placements
+            .route(&tenant, &facts, |decision, entry, topology| {
+                let mut facts = facts_json(entry, topology);
+                facts["local_region"] = json!(self.placements.rules().local_region);
+                facts["placement_age_ms"] = json!(self.age_ms());
+                facts["class"] = json!(class.as_str());
+                explained(&decision, &path, facts)
+            });
         (StatusCode::OK, explained)
     }
 }
@@ -213,7 +224,11 @@ fn parameter(query: &str, name: &str) -> Option<String> {
 }
 
 fn text(status: StatusCode, body: &str) -> Response<Vec<u8>> {
-    answer(status, "text/plain; charset=utf-8", body.as_bytes().to_vec())
+    answer(
+        status,
+        "text/plain; charset=utf-8",
+        body.as_bytes().to_vec(),
+    )
 }
 
 fn json_answer(status: StatusCode, body: &Value) -> Response<Vec<u8>> {

@@ -75,9 +75,15 @@ impl Follower {
         let mut failures_in_a_row = 0;
         for coordinator in self.coordinators.iter().cycle() {
             let mut heard = false;
-            let lost = self.follow(coordinator, &mut state, resync, &mut heard).await;
+            let lost = self
+                .follow(coordinator, &mut state, resync, &mut heard)
+                .await;
             self.connected.store(false, Ordering::Relaxed);
-            tracing::warn!(coordinator, reason = %lost, "the feed of a coordinator is lost");
+            if heard || failures_in_a_row == 0 {
+                tracing::warn!(coordinator, reason = %lost, "the feed of a coordinator is lost");
+            } else {
+                tracing::debug!(coordinator, reason = %lost, "no feed from a coordinator");
+            }
             resync = matches!(&lost, Lost::Feed(e) if e.needs_resync());
             if heard && !resync {
                 backoff.reset();

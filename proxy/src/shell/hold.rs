@@ -40,7 +40,9 @@ struct Waiting<'q> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.metrics.held.dec();
-        self.metrics.hold_seconds.observe(self.since.elapsed().as_secs_f64());
+        self.metrics
+            .hold_seconds
+            .observe(self.since.elapsed().as_secs_f64());
     }
 }
 
@@ -117,9 +119,13 @@ mod tests {
         let queue = queue(1);
         let changes = watch::Sender::new(0u64);
         let never = || None::<u8>;
-        let held = queue.hold(changes.subscribe(), soon(20), pending(), never).await;
+        let held = queue
+            .hold(changes.subscribe(), soon(20), pending(), never)
+            .await;
         assert_eq!(held, Held::Expired);
-        let left = queue.hold(changes.subscribe(), soon(60_000), async {}, never).await;
+        let left = queue
+            .hold(changes.subscribe(), soon(60_000), async {}, never)
+            .await;
         assert_eq!(left, Held::Abandoned);
         let mut asked = 0;
         let decide = || {
@@ -139,7 +145,9 @@ mod tests {
         let first = queue.hold(changes.subscribe(), soon(50), pending(), || None::<u8>);
         let second = async {
             tokio::task::yield_now().await;
-            queue.hold(changes.subscribe(), soon(50), pending(), || None::<u8>).await
+            queue
+                .hold(changes.subscribe(), soon(50), pending(), || None::<u8>)
+                .await
         };
         let (first, second) = tokio::join!(first, second);
         assert_eq!((first, second), (Held::Expired, Held::Full));

@@ -99,7 +99,9 @@ impl Metrics {
         Ok(Self {
             requests: each_request(&requests),
             seconds: OUTCOMES.map(|o| seconds.with_label_values(&[o])).into(),
-            upstream_errors: UPSTREAM_ERRORS.map(|k| errors.with_label_values(&[k])).into(),
+            upstream_errors: UPSTREAM_ERRORS
+                .map(|k| errors.with_label_values(&[k]))
+                .into(),
             apply_seconds: histogram(&registry, names::PROXY_APPLY_SECONDS, &APPLY_BUCKETS)?,
             held: gauge(&registry, names::PROXY_HELD_REQUESTS)?,
             hold_seconds: histogram(&registry, names::PROXY_HOLD_SECONDS, &REQUEST_BUCKETS)?,

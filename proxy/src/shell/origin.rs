@@ -35,7 +35,10 @@ const MAX_REQUEST_ID_BYTES: usize = 128;
 pub fn peer(config: &Config) -> io::Result<HttpPeer> {
     let authority = config.origin_address().authority;
     let address = authority.to_socket_addrs()?.next().ok_or_else(|| {
-        io::Error::new(io::ErrorKind::NotFound, format!("{authority} has no address"))
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("{authority} has no address"),
+        )
     })?;
     let mut peer = HttpPeer::new(address, false, String::new());
     peer.options = options(&config.timeouts);
@@ -84,7 +87,9 @@ pub fn request_id(headers: &HeaderMap) -> HeaderValue {
     let own = headers.get(REQUEST_ID).filter(|v| {
         let bytes = v.as_bytes();
         (1..=MAX_REQUEST_ID_BYTES).contains(&bytes.len())
-            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.:+/=@".contains(b))
+            && bytes
+                .iter()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.:+/=@".contains(b))
     });
     match own {
         Some(id) => id.clone(),
@@ -135,24 +140,41 @@ mod tests {
             ("PATCH", &[][..], false),
             ("PUT", &[("if-match", "\"x\"")][..], false),
             ("POST", &[("idempotency-key", "k")][..], true),
-            ("PUT", &[("if-match", "\"x\""), ("idempotency-key", "k")][..], true),
+            (
+                "PUT",
+                &[("if-match", "\"x\""), ("idempotency-key", "k")][..],
+                true,
+            ),
         ] {
-            assert_eq!(is_repeatable(&request(method, headers)), expected, "{method} {headers:?}");
+            assert_eq!(
+                is_repeatable(&request(method, headers)),
+                expected,
+                "{method} {headers:?}"
+            );
         }
     }
 
     #[test]
     fn a_client_can_not_set_what_is_internal() {
-        let mut forged = request("PUT", &[
-            ("x-maia-placement-epoch", "9/9/9"),
-            ("x-maia-placement-epoch", "8/8/8"),
-            ("x-maia-hops", "1"),
-            ("x-forwarded-for", "10.0.0.1"),
-            ("x-forwarded-proto", "https"),
-        ]);
+        let mut forged = request(
+            "PUT",
+            &[
+                ("x-maia-placement-epoch", "9/9/9"),
+                ("x-maia-placement-epoch", "8/8/8"),
+                ("x-maia-hops", "1"),
+                ("x-forwarded-for", "10.0.0.1"),
+                ("x-forwarded-proto", "https"),
+            ],
+        );
         let client = "192.0.2.7:1".parse().unwrap();
         let guard = Guard::new(client, Duration::from_secs(1), Duration::from_secs(1));
-        prepare(&mut forged, Some(&guard), None, &HeaderValue::from_static("r")).unwrap();
+        prepare(
+            &mut forged,
+            Some(&guard),
+            None,
+            &HeaderValue::from_static("r"),
+        )
+        .unwrap();
         let all = |name| -> Vec<&str> {
             let values = forged.headers.get_all(name).iter();
             values.map(|v| v.to_str().unwrap()).collect()

@@ -117,7 +117,9 @@ pub async fn send(
         header.insert_header(REQUEST_ID, id)?;
     }
     let bodyless = body.is_empty() || session.req_header().method == Method::HEAD;
-    session.write_response_header(Box::new(header), bodyless).await?;
+    session
+        .write_response_header(Box::new(header), bodyless)
+        .await?;
     if bodyless {
         return Ok(());
     }
@@ -212,6 +214,9 @@ mod tests {
         assert_eq!(header.headers[CONTENT_LENGTH], body.len().to_string());
         assert_eq!(header.headers[RETRY_AFTER], "1");
         let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!((&json["code"], &json["status"]), (&"stale_placement".into(), &503.into()));
+        assert_eq!(
+            (&json["code"], &json["status"]),
+            (&"stale_placement".into(), &503.into())
+        );
     }
 }

@@ -34,6 +34,8 @@ use crate::shell::service::{MAX_TRIES, Proxy};
 
 /// Connections of the admin listener: scrapers and operators.
 const MAX_ADMIN_CONNECTIONS: u32 = 64;
+/// For scrapers that hold an idle connection.
+const ADMIN_DRAIN: Duration = Duration::from_millis(200);
 /// Idle connections kept to the origin.
 const ORIGIN_POOL: usize = 1024;
 
@@ -142,12 +144,15 @@ impl Server {
         let threads = self.serve()?;
         let access_log = self.access_log.clone();
         control.block_on(async move {
-            self.control(&tasks).await?;
+            // Health is told until the very end: this one stops last.
+            let last = watch::Sender::new(false);
+            self.control(&tasks, last.subscribe()).await?;
             let drained = tokio::task::spawn_blocking(move || join(threads)).await;
             if !drained.unwrap_or(false) {
                 tracing::warn!("some requests were cut off at the end of the drain time");
             }
-            tasks.shutdown(Duration::from_secs(1)).await;
+            last.send_replace(true);
+            tasks.shutdown(ADMIN_DRAIN).await;
             Ok::<(), StartError>(())
         })?;
         if let Some(log) = access_log {
@@ -158,7 +163,7 @@ impl Server {
     }
 
     /// Feed and admin listener, until a signal.
-    async fn control(self, tasks: &Tasks) -> Result<(), StartError> {
+    async fn control(self, tasks: &Tasks, last: watch::Receiver<bool>) -> Result<(), StartError> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let admin = Arc::new(Acceptor {
@@ -170,8 +175,7 @@ impl Server {
             treatment: treatment(&self.config, false),
             gate: Gate::new(MAX_ADMIN_CONNECTIONS),
             tasks: tasks.clone(),
-            // Health is told until the very end.
-            shutdown: watch::Sender::new(false).subscribe(),
+            shutdown: last,
             metrics: None,
         });
         let listener = TcpListener::from_std(self.admin)?;
@@ -242,7 +246,10 @@ fn serve(
         }
         let left = tasks.shutdown(drain).await;
         if !left.is_empty() {
-            tracing::warn!(connections = left.len(), "connections did not finish in time");
+            tracing::warn!(
+                connections = left.len(),
+                "connections did not finish in time"
+            );
         }
         left.is_empty()
     })

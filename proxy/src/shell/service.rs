@@ -115,31 +115,32 @@ impl Proxy {
     }
 
     fn verdict(&self, tenant: &str, facts: &Facts<'_>, target: &[u8]) -> Verdict {
-        self.placements.route(tenant, facts, |decision, _, _| match decision {
-            Decision::Local { epoch, .. } => Verdict::Pass(epoch, decision.reason()),
-            Decision::Hold(reason) => Verdict::Hold(reason),
-            Decision::Reject(code) => Verdict::Answer(Answer::problem(code, rejection(code))),
-            Decision::Redirect {
-                to,
-                primary,
-                reason,
-            } => {
-                let location = redirect::location(&to.public_url, target)
-                    .and_then(|l| HeaderValue::from_maybe_shared(Bytes::from(l)).ok());
-                let primary = primary.and_then(|p| HeaderValue::from_str(p.as_str()).ok());
-                Verdict::Answer(match location {
-                    Some(location) => Answer::Redirect {
-                        location,
-                        primary,
-                        reason,
-                    },
-                    None => Answer::problem(
-                        ErrorCode::InvalidRequest,
-                        "a request with this target can't be redirected",
-                    ),
-                })
-            }
-        })
+        self.placements
+            .route(tenant, facts, |decision, _, _| match decision {
+                Decision::Local { epoch, .. } => Verdict::Pass(epoch, decision.reason()),
+                Decision::Hold(reason) => Verdict::Hold(reason),
+                Decision::Reject(code) => Verdict::Answer(Answer::problem(code, rejection(code))),
+                Decision::Redirect {
+                    to,
+                    primary,
+                    reason,
+                } => {
+                    let location = redirect::location(&to.public_url, target)
+                        .and_then(|l| HeaderValue::from_maybe_shared(Bytes::from(l)).ok());
+                    let primary = primary.and_then(|p| HeaderValue::from_str(p.as_str()).ok());
+                    Verdict::Answer(match location {
+                        Some(location) => Answer::Redirect {
+                            location,
+                            primary,
+                            reason,
+                        },
+                        None => Answer::problem(
+                            ErrorCode::InvalidRequest,
+                            "a request with this target can't be redirected",
+                        ),
+                    })
+                }
+            })
     }
 
     /// Decides about a fresh request: `None` to pass it on, or what to answer.
@@ -190,7 +191,9 @@ impl Proxy {
         ctx.outcome = Outcome::Hold;
         ctx.reason = reason.code().as_str();
         let budget = self.config.proxy.hold_budget;
-        let until = *ctx.hold_until.get_or_insert_with(|| Instant::now() + budget);
+        let until = *ctx
+            .hold_until
+            .get_or_insert_with(|| Instant::now() + budget);
         let request = session.req_header().clone();
         let (before, setback, class) = (ctx.epoch, ctx.setback, ctx.class);
         let mut why = reason.code();
@@ -201,7 +204,11 @@ impl Proxy {
                     why = reason.code();
                     None
                 }
-                Verdict::Pass(epoch, _) if setback == Some(Setback::Stale) && before == Some(epoch) => None,
+                Verdict::Pass(epoch, _)
+                    if setback == Some(Setback::Stale) && before == Some(epoch) =>
+                {
+                    None
+                }
                 verdict => Some(verdict),
             }
         };
@@ -237,7 +244,9 @@ impl Proxy {
             Setback::Stale => self.hold(session, ctx, HoldReason::GroupLeaderless).await,
             Setback::Refused => {
                 let budget = self.config.proxy.hold_budget;
-                let until = *ctx.hold_until.get_or_insert_with(|| Instant::now() + budget);
+                let until = *ctx
+                    .hold_until
+                    .get_or_insert_with(|| Instant::now() + budget);
                 if Instant::now() >= until {
                     return Some(ORIGIN_REFUSES);
                 }
@@ -322,8 +331,10 @@ impl Ctx {
     }
 }
 
-const BODY_TOO_LARGE: Answer =
-    Answer::problem(ErrorCode::BodyTooLarge, "the body is larger than this proxy passes on");
+const BODY_TOO_LARGE: Answer = Answer::problem(
+    ErrorCode::BodyTooLarge,
+    "the body is larger than this proxy passes on",
+);
 const BODY_TOO_SLOW: Answer =
     Answer::problem(ErrorCode::InvalidRequest, "the body did not arrive in time");
 const ORIGIN_REFUSES: Answer = Answer::problem(
@@ -377,7 +388,8 @@ fn names_length_too(session: &Session) -> bool {
     const NAME: &[u8] = b"\ncontent-length";
     session.as_downstream().as_http1().is_some_and(|h1| {
         let raw = h1.get_headers_raw_bytes();
-        raw.windows(NAME.len()).any(|w| w.eq_ignore_ascii_case(NAME))
+        raw.windows(NAME.len())
+            .any(|w| w.eq_ignore_ascii_case(NAME))
     })
 }
 
@@ -519,7 +531,11 @@ impl ProxyHttp for Proxy {
         if ctx.setback == Some(Setback::Stale) {
             e.set_retry(buffered && unanswered && !ctx.stale);
             ctx.stale = true;
-        } else if buffered && unanswered && ctx.tries < 3 && origin::is_repeatable(session.req_header()) {
+        } else if buffered
+            && unanswered
+            && ctx.tries < 3
+            && origin::is_repeatable(session.req_header())
+        {
             e.retry.decide_reuse(client_reused);
         } else {
             e.set_retry(false);
@@ -534,7 +550,9 @@ impl ProxyHttp for Proxy {
         ctx: &mut Ctx,
     ) -> Result<()> {
         ctx.received_bytes = 0; // a repeated try sends the body from its beginning
-        let id = ctx.request_id.get_or_insert_with(|| origin::request_id(&request.headers));
+        let id = ctx
+            .request_id
+            .get_or_insert_with(|| origin::request_id(&request.headers));
         origin::prepare(request, ctx.guard.as_deref(), ctx.epoch, id)
     }
 
@@ -549,8 +567,14 @@ impl ProxyHttp for Proxy {
         let too_large = ctx.received_bytes > self.config.proxy.max_body_bytes;
         let too_slow = !end_of_stream && ctx.started.elapsed() > self.config.timeouts.body_total;
         if too_large || too_slow {
-            ctx.answer = Some(if too_large { BODY_TOO_LARGE } else { BODY_TOO_SLOW });
-            return Err(Error::explain(ErrorType::Custom("body"), "too large or too slow").into_down());
+            ctx.answer = Some(if too_large {
+                BODY_TOO_LARGE
+            } else {
+                BODY_TOO_SLOW
+            });
+            return Err(
+                Error::explain(ErrorType::Custom("body"), "too large or too slow").into_down(),
+            );
         }
         Ok(())
     }
@@ -564,7 +588,9 @@ impl ProxyHttp for Proxy {
         if response.status.as_u16() == 421 {
             ctx.setback = Some(Setback::Stale);
             self.metrics.upstream_error(UpstreamError::Stale);
-            return Err(Error::explain(ErrorType::Custom("stale"), "the origin says 421").into_up());
+            return Err(
+                Error::explain(ErrorType::Custom("stale"), "the origin says 421").into_up(),
+            );
         }
         Ok(())
     }
@@ -591,7 +617,9 @@ impl ProxyHttp for Proxy {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Ctx) -> FailToProxy {
-        let begun = session.response_written().is_some_and(|r| !r.status.is_informational());
+        let begun = session
+            .response_written()
+            .is_some_and(|r| !r.status.is_informational());
         let answer = ctx.answer.take().or_else(|| self.answer_to(e, ctx));
         let mut error_code = 0;
         if let Some(answer) = answer.filter(|_| !begun) {

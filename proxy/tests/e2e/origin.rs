@@ -1,0 +1,74 @@
+//! An origin that misbehaves.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{Stage, eventually, request};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_origin_that_never_answers_is_given_up() {
+    let stage = Stage::new(&["timeouts.origin_read=300ms"]).await;
+    let started = Instant::now();
+    for method in ["GET", "POST"] {
+        let response = stage
+            .proxy
+            .ask(&request(method, "/never", "here", "", ""))
+            .await;
+        assert_eq!(
+            (response.status, response.code().as_str()),
+            (504, "origin_timeout")
+        );
+    }
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_eq!(stage.origin.asked().len(), 2, "asked once each");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_have_reached_the_origin_is_not_repeated() {
+    let stage = Stage::new(&[]).await;
+    // A first request leaves a connection to be used again.
+    let warm = || async {
+        stage
+            .proxy
+            .ask(&request("GET", "/warm", "here", "", ""))
+            .await
+    };
+    assert_eq!(warm().await.status, 200);
+    let response = stage
+        .proxy
+        .ask(&request("POST", "/break", "here", "", "body"))
+        .await;
+    assert_eq!(
+        (response.status, response.code().as_str()),
+        (502, "no_origin")
+    );
+    let posts = |asked: Vec<crate::support::origin::Asked>| {
+        asked.iter().filter(|a| a.path == "/break").count()
+    };
+    assert_eq!(posts(stage.origin.asked()), 1);
+    assert_eq!(warm().await.status, 200);
+    let keyed = request("POST", "/break", "here", "Idempotency-Key: k\r\n", "body");
+    assert_eq!(stage.proxy.ask(&keyed).await.status, 502);
+    assert_eq!(
+        posts(stage.origin.asked()),
+        3,
+        "once more on a fresh connection"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_frees_the_origin() {
+    let stage = Stage::new(&[]).await;
+    let mut connection = stage.proxy.client().await;
+    connection
+        .send(request("GET", "/never", "here", "", ""))
+        .await;
+    eventually("the origin is asked", || async {
+        stage.origin.asked().len() == 1
+    })
+    .await;
+    drop(connection);
+    eventually("the connection has ended", || async {
+        stage.proxy.metric("maia_proxy_connections").await == 0.0
+    })
+    .await;
+}
