@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::keyspace;
 
 /// A consistent picture of the cluster at `revision`, with newer hints.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ClusterState {
     /// Raised by each disaster recovery.
     pub generation: Generation,
@@ -32,6 +32,22 @@ pub struct ClusterState {
     pub announced: BTreeMap<GroupId, Term>,
     /// The highest term of which a member said that its leader is lost.
     pub leaderless: BTreeMap<GroupId, Term>,
+}
+
+impl Default for ClusterState {
+    /// Nothing known, in the first generation: disaster recovery, which raises it, comes later.
+    fn default() -> Self {
+        Self {
+            generation: Generation::new(1),
+            revision: Revision::default(),
+            regions: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            announced: BTreeMap::new(),
+            leaderless: BTreeMap::new(),
+        }
+    }
 }
 
 /// Which part of the state a key belongs to.
