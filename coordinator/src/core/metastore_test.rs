@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::metastore::memory::MemoryState;
-use crate::raft::{Mutations, StateCf};
+use crate::raft::{Mutations, StateCf, StateView};
 
 fn run(state: &mut MemoryState, transaction: &Transaction) -> Applied {
     let mut out = Mutations::default();
