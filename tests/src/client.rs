@@ -186,7 +186,10 @@ impl Answer {
     }
 
     /// Panics unless the answer is a success.
-    #[expect(clippy::return_self_not_must_use, reason = "an assertion first, a value second")]
+    #[expect(
+        clippy::return_self_not_must_use,
+        reason = "an assertion first, a value second"
+    )]
     pub fn expect_success(self, what: &str) -> Self {
         assert!(self.is_success(), "{what}: {}", self.text());
         self

@@ -6,8 +6,8 @@ use maia_common::position::{Index, Position, Term};
 use maia_common::wire::record as wire;
 use maia_common::wire::record::data_operation::What as Op;
 use maia_common::wire::record::data_outcome::What;
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 
 use super::*;
 use crate::core::record::{Hlc, Idempotency, Record, RecordFields, RecordKind};
@@ -21,7 +21,10 @@ fn tenant() -> TenantId {
 }
 
 fn key(id: &str) -> Vec<u8> {
-    let (kind, id) = (ResourceType::new("k").unwrap(), ResourceId::new(id).unwrap());
+    let (kind, id) = (
+        ResourceType::new("k").unwrap(),
+        ResourceId::new(id).unwrap(),
+    );
     resource_key(GROUP, &tenant(), &kind, &id)
 }
 
@@ -46,7 +49,10 @@ struct Log {
 
 impl Log {
     fn new() -> Self {
-        Self { state: MemoryState::default(), index: 0 }
+        Self {
+            state: MemoryState::default(),
+            index: 0,
+        }
     }
 
     fn write(&mut self, operations: Vec<wire::DataOperation>) -> What {
@@ -104,34 +110,68 @@ fn refused(what: What) -> String {
 fn a_version_is_the_position_of_the_last_change() {
     let mut log = Log::new();
     let first = written(log.write(vec![put("a", "1")]));
-    assert_eq!(first.version, Some(wire::Version { group: 1, term: 1, index: 1 }));
+    assert_eq!(
+        first.version,
+        Some(wire::Version {
+            group: 1,
+            term: 1,
+            index: 1
+        })
+    );
     assert_eq!(first.created, [true]);
     assert_eq!(written(log.write(vec![put("a", "2")])).created, [false]);
     use wire::condition::Must;
-    let at = |index| Some(Must::BeAt(wire::Version { group: 1, term: 1, index }));
+    let at = |index| {
+        Some(Must::BeAt(wire::Version {
+            group: 1,
+            term: 1,
+            index,
+        }))
+    };
     let data = || Op::Put(Bytes::from_static(b"3"));
-    assert_eq!(refused(log.write(vec![op("a", data(), at(1))])), "precondition_failed");
+    assert_eq!(
+        refused(log.write(vec![op("a", data(), at(1))])),
+        "precondition_failed"
+    );
     written(log.write(vec![op("a", data(), at(2))]));
     let absent = Some(Must::BeAbsent(true));
-    assert_eq!(refused(log.write(vec![op("a", data(), absent)])), "precondition_failed");
+    assert_eq!(
+        refused(log.write(vec![op("a", data(), absent)])),
+        "precondition_failed"
+    );
     let present = Some(Must::BePresent(true));
-    assert_eq!(refused(log.write(vec![op("b", data(), present)])), "precondition_failed");
+    assert_eq!(
+        refused(log.write(vec![op("b", data(), present)])),
+        "precondition_failed"
+    );
 }
 
 #[test]
 fn several_operations_are_all_or_nothing() {
     let mut log = Log::new();
     let missing = op("b", Op::Delete(true), None);
-    assert_eq!(refused(log.write(vec![put("a", "1"), missing])), "not_found");
+    assert_eq!(
+        refused(log.write(vec![put("a", "1"), missing])),
+        "not_found"
+    );
     assert_eq!(log.data("a"), None);
-    assert_eq!(refused(log.write(vec![put("a", "1"), put("a", "2")])), "invalid_request");
+    assert_eq!(
+        refused(log.write(vec![put("a", "1"), put("a", "2")])),
+        "invalid_request"
+    );
     assert!(log.state.rows().is_empty());
 }
 
 #[test]
 fn a_patch_merges_json_and_nothing_else() {
     let mut log = Log::new();
-    let patch = |json: &'static str| op("a", Op::MergePatch(Bytes::from_static(json.as_bytes())), None);
+    let patch = |json: &'static str| {
+        op(
+            "a",
+            Op::MergePatch(Bytes::from_static(json.as_bytes())),
+            None,
+        )
+    };
     assert_eq!(refused(log.write(vec![patch("{}")])), "not_found");
     log.write(vec![put("a", r#"{"x":1,"y":2}"#)]);
     let done = written(log.write(vec![patch(r#"{"x":null,"z":3}"#)]));
@@ -149,14 +189,24 @@ fn a_key_has_one_effect_and_one_answer() {
     let again = written(log.write_with(vec![put("a", "1")], Some(("key", 1)), 2));
     assert!(again.replayed && !first.replayed);
     assert_eq!(again.version, first.version);
-    assert_eq!(log.data("a"), Some(Bytes::from_static(b"2")), "no second effect");
+    assert_eq!(
+        log.data("a"),
+        Some(Bytes::from_static(b"2")),
+        "no second effect"
+    );
     let other = log.write_with(vec![put("a", "3")], Some(("key", 2)), 3);
     assert_eq!(refused(other), "idempotency_conflict");
     // A refusal is an outcome too.
     let delete = || vec![op("gone", Op::Delete(true), None)];
-    assert_eq!(refused(log.write_with(delete(), Some(("d", 1)), 4)), "not_found");
+    assert_eq!(
+        refused(log.write_with(delete(), Some(("d", 1)), 4)),
+        "not_found"
+    );
     log.write(vec![put("gone", "1")]);
-    assert_eq!(refused(log.write_with(delete(), Some(("d", 1)), 5)), "not_found");
+    assert_eq!(
+        refused(log.write_with(delete(), Some(("d", 1)), 5)),
+        "not_found"
+    );
     assert!(log.data("gone").is_some());
 }
 
@@ -169,7 +219,15 @@ fn keys_past_their_lifetime_go_when_new_ones_come() {
     }
     log.write_with(vec![put("a", "1")], Some(("new", 1)), day_ms + 2);
     log.write_with(vec![put("a", "1")], Some(("newer", 1)), day_ms + 3);
-    let kept = log.state.scan(StateCf::Dedup, &crate::raft::group_key(GROUP, b""), None, 99).unwrap();
+    let kept = log
+        .state
+        .scan(
+            StateCf::Dedup,
+            &crate::raft::group_key(GROUP, b""),
+            None,
+            99,
+        )
+        .unwrap();
     assert_eq!(kept.len(), 4, "two keys, each with its place in the order");
 }
 

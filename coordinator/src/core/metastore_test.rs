@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::metastore::memory::MemoryState;
-use crate::raft::{Mutations, StateCf};
+use crate::raft::{Mutations, StateCf, StateView};
 
 fn run(state: &mut MemoryState, transaction: &Transaction) -> Applied {
     let mut out = Mutations::default();
@@ -22,20 +22,31 @@ fn transaction(id: impl Into<String>) -> Transaction {
 #[test]
 fn revisions_are_dense_and_a_failed_comparison_changes_nothing() {
     let mut state = MemoryState::default();
-    assert_eq!(run(&mut state, &transaction("1").put("a", "x")).outcome.revision, 1);
+    assert_eq!(
+        run(&mut state, &transaction("1").put("a", "x"))
+            .outcome
+            .revision,
+        1
+    );
     let before = state.rows().clone();
-    let failed = transaction("2").when("a", Precondition::Absent).put("a", "y");
+    let failed = transaction("2")
+        .when("a", Precondition::Absent)
+        .put("a", "y");
     let failed = run(&mut state, &failed);
     assert!(!failed.outcome.succeeded && failed.change.is_none());
     assert_eq!(*state.rows(), before);
-    let at = transaction("3").when("a", Precondition::At(Revision::new(1))).put("b", "z");
+    let at = transaction("3")
+        .when("a", Precondition::At(Revision::new(1)))
+        .put("b", "z");
     assert_eq!(run(&mut state, &at).outcome.revision, 2);
 }
 
 #[test]
 fn a_retry_takes_effect_once_and_gets_the_same_answer() {
     let mut state = MemoryState::default();
-    let create = transaction("same").when("a", Precondition::Absent).put("a", "x");
+    let create = transaction("same")
+        .when("a", Precondition::Absent)
+        .put("a", "x");
     let first = run(&mut state, &create);
     let before = state.rows().clone();
     let second = run(&mut state, &create);
@@ -48,9 +59,18 @@ fn a_retry_takes_effect_once_and_gets_the_same_answer() {
 fn history_and_its_retry_ids_are_compacted_together() {
     let mut state = MemoryState::default();
     for n in 0..=limits::WATCH_HISTORY_REVISIONS {
-        run(&mut state, &transaction(n.to_string()).put("a", n.to_string()));
+        run(
+            &mut state,
+            &transaction(n.to_string()).put("a", n.to_string()),
+        );
     }
-    let count = |cf| state.rows().keys().filter(|(in_cf, _)| *in_cf == cf).count() as u64;
+    let count = |cf| {
+        state
+            .rows()
+            .keys()
+            .filter(|(in_cf, _)| *in_cf == cf)
+            .count() as u64
+    };
     assert_eq!(count(StateCf::Changes), limits::WATCH_HISTORY_REVISIONS);
     assert_eq!(count(StateCf::Dedup), limits::WATCH_HISTORY_REVISIONS);
 }
@@ -61,7 +81,9 @@ fn events_are_capped() {
     for n in 0..limits::MAX_EVENTS + 5 {
         run(&mut state, &transaction(n.to_string()).event(&n));
     }
-    let events = state.scan(StateCf::Meta, &meta_key("event/"), None, usize::MAX).unwrap();
+    let events = state
+        .scan(StateCf::Meta, &meta_key("event/"), None, usize::MAX)
+        .unwrap();
     assert_eq!(events.len() as u64, limits::MAX_EVENTS);
     assert_eq!(suffix_of(&events[0].0), Some("event/00000000000000000006"));
 }

@@ -38,9 +38,18 @@ pub async fn suite(store: Arc<dyn Metastore>) {
 async fn reads_see_what_was_committed(store: &dyn Metastore) {
     assert_eq!(get::<u32>(store, "a").unwrap(), None);
     let revision = commit(store, new().put_json("a", &1).put_json("b", &2)).await;
-    assert_eq!(get(store, "a").unwrap(), Some(Versioned { value: 1, revision }));
-    assert_eq!(get(store, "b").unwrap(), Some(Versioned { value: 2, revision }));
-    assert!(get::<String>(store, "a").is_err(), "another type is an error, never a default");
+    assert_eq!(
+        get(store, "a").unwrap(),
+        Some(Versioned { value: 1, revision })
+    );
+    assert_eq!(
+        get(store, "b").unwrap(),
+        Some(Versioned { value: 2, revision })
+    );
+    assert!(
+        get::<String>(store, "a").is_err(),
+        "another type is an error, never a default"
+    );
     store.catch_up(soon()).await.unwrap();
     commit(store, new().delete("a")).await;
     assert_eq!(get::<u32>(store, "a").unwrap(), None);
@@ -51,17 +60,24 @@ async fn compare_and_set_lets_one_of_many_win(store: &Arc<dyn Metastore>) {
     let tries = (0..16).map(|n| {
         let store = Arc::clone(store);
         async move {
-            let set = new().when("counter", Precondition::At(at)).put_json("counter", &n);
+            let set = new()
+                .when("counter", Precondition::At(at))
+                .put_json("counter", &n);
             store.transact(set, soon()).await.unwrap()
         }
     });
     let outcomes = futures::future::join_all(tries).await;
-    let won = outcomes.iter().filter(|o| matches!(o, Outcome::Committed(_))).count();
+    let won = outcomes
+        .iter()
+        .filter(|o| matches!(o, Outcome::Committed(_)))
+        .count();
     assert_eq!(won, 1, "{outcomes:?}");
 }
 
 async fn a_retry_takes_effect_once(store: &dyn Metastore) {
-    let create = new().when("once", Precondition::Absent).put_json("once", &true);
+    let create = new()
+        .when("once", Precondition::Absent)
+        .put_json("once", &true);
     let first = commit(store, create.clone()).await;
     assert_eq!(commit(store, create).await, first);
 }
@@ -124,7 +140,12 @@ async fn a_compacted_history_says_so() {
     }
     let mut watch = Watch::new(Arc::clone(&store), Revision::default());
     let error = watch.next().await.unwrap_err();
-    assert_eq!(error, WatchError::Compacted { oldest: Revision::new(2) });
+    assert_eq!(
+        error,
+        WatchError::Compacted {
+            oldest: Revision::new(2)
+        }
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -132,7 +153,10 @@ async fn raft_conforms() {
     let dir = tempfile::tempdir().unwrap();
     let (store, engine) = alone(dir.path()).await;
     suite(Arc::new(store)).await;
-    assert_eq!(engine.shutdown(Duration::from_secs(10)).await, Vec::<&str>::new());
+    assert_eq!(
+        engine.shutdown(Duration::from_secs(10)).await,
+        Vec::<&str>::new()
+    );
 }
 
 /// A metastore of one node that leads itself.
@@ -148,13 +172,25 @@ async fn alone(dir: &std::path::Path) -> (super::RaftMetastore, Arc<crate::raft:
     let clock = Arc::new(Clock::default());
     let revisions = tokio::sync::watch::Sender::new(Revision::default());
     let applier = Arc::new(RecordApplier::new(Arc::clone(&clock), revisions.clone()));
-    let directory = Arc::new(Directory::new(ClusterKey::from_secret("test").interceptor()));
-    let config = EngineConfig { disk_watermark_bytes: 0, ..EngineConfig::new(node, dir) };
-    let engine = Engine::open(config, Arc::clone(&applier) as _, Arc::clone(&directory) as _);
+    let directory = Arc::new(Directory::new(
+        ClusterKey::from_secret("test").interceptor(),
+    ));
+    let config = EngineConfig {
+        disk_watermark_bytes: 0,
+        ..EngineConfig::new(node, dir)
+    };
+    let engine = Engine::open(
+        config,
+        Arc::clone(&applier) as _,
+        Arc::clone(&directory) as _,
+    );
     let engine = engine.unwrap();
     applier.opened(engine.state()).unwrap();
     engine.start_group(GroupId::METASTORE).await.unwrap();
-    engine.initialize_group(GroupId::METASTORE, [node].into()).await.unwrap();
+    engine
+        .initialize_group(GroupId::METASTORE, [node].into())
+        .await
+        .unwrap();
     let peers = Arc::new(Peers::new(directory));
     let store = super::RaftMetastore::new(Arc::clone(&engine), peers, clock, revisions, node);
     (store, engine)

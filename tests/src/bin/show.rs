@@ -34,7 +34,10 @@ struct Report {
 impl Report {
     fn line(&mut self, what: &str, figure: &str, holds: bool) {
         self.misses += usize::from(!holds);
-        println!("{:<4}  {what}: {figure}", if holds { "PASS" } else { "MISS" });
+        println!(
+            "{:<4}  {what}: {figure}",
+            if holds { "PASS" } else { "MISS" }
+        );
     }
 }
 
@@ -49,32 +52,59 @@ async fn main() -> ExitCode {
     drop(cluster);
     cold(&mut report);
     println!("{} missed", report.misses);
-    if report.misses == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if report.misses == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 async fn routing(cluster: &Cluster, report: &mut Report) {
     let path = "/v1/data/notes/shown?x=%2F";
-    let write = cluster.through(0, TENANT, Method::PUT, path).json(&json!({"n": 1}));
+    let write = cluster
+        .through(0, TENANT, Method::PUT, path)
+        .json(&json!({"n": 1}));
     let answer = cluster.client.send(&write).await;
     let expected = format!("{}{path}", cluster.region(1).proxy_url);
     let location = answer.header("location").unwrap_or("none").to_owned();
     let exact = answer.status == 307 && location == expected;
-    report.line("a misrouted write", &format!("{} to {location}", answer.status), exact);
+    report.line(
+        "a misrouted write",
+        &format!("{} to {location}", answer.status),
+        exact,
+    );
 
     let answer = cluster.client.follow(&write).await;
-    let region = answer.header("x-maia-region").unwrap_or("nobody").to_owned();
+    let region = answer
+        .header("x-maia-region")
+        .unwrap_or("nobody")
+        .to_owned();
     let stored = answer.is_success() && region == cluster.region(1).name;
-    report.line("followed, body kept", &format!("{} by {region}", answer.status), stored);
+    report.line(
+        "followed, body kept",
+        &format!("{} by {region}", answer.status),
+        stored,
+    );
 
     let name = &cluster.region(1).name;
     let read = cluster.through(0, TENANT, Method::GET, path);
     let read = read.header("x-maia-preferred-region", name);
     let answer = cluster.client.follow(&read).await;
-    let region = answer.header("x-maia-region").unwrap_or("nobody").to_owned();
+    let region = answer
+        .header("x-maia-region")
+        .unwrap_or("nobody")
+        .to_owned();
     let landed = region == *name && answer.json() == json!({"n": 1});
-    report.line("a read that prefers it", &format!("{} by {region}", answer.status), landed);
+    report.line(
+        "a read that prefers it",
+        &format!("{} by {region}", answer.status),
+        landed,
+    );
 
-    let why = cluster.explain(0, TENANT, "PUT", "/v1/data/notes/shown", None).await.to_string();
+    let why = cluster
+        .explain(0, TENANT, "PUT", "/v1/data/notes/shown", None)
+        .await
+        .to_string();
     report.line("why", &why, why.contains("write-to-primary"));
 }
 
@@ -103,12 +133,22 @@ async fn apply(cluster: &Cluster, report: &mut Report) {
     );
     let all_seen = observed.count() >= (CHANGES * 3) as f64;
     let holds = all_seen && p99 <= APPLY_TARGET.as_secs_f64();
-    report.line("in force at every proxy (maia_proxy_apply_seconds)", &figure, holds);
+    report.line(
+        "in force at every proxy (maia_proxy_apply_seconds)",
+        &figure,
+        holds,
+    );
     seen.sort();
     let p99 = seen[CHANGES * 99 / 100];
-    let figure = format!("p50 {:?}, p99 {p99:?} (answer to the PUT → /explain of every proxy)",
-        seen[CHANGES / 2]);
-    report.line("the same, measured by the client", &figure, p99 <= APPLY_TARGET);
+    let figure = format!(
+        "p50 {:?}, p99 {p99:?} (answer to the PUT → /explain of every proxy)",
+        seen[CHANGES / 2]
+    );
+    report.line(
+        "the same, measured by the client",
+        &figure,
+        p99 <= APPLY_TARGET,
+    );
 }
 
 /// Of all proxies together.
@@ -127,7 +167,10 @@ async fn failover(cluster: &Cluster, group: &serde_json::Value, report: &mut Rep
     let kills = async {
         for _ in 0..KILLS {
             let goal = writer.acked().len() + fastrand::usize(50..80);
-            wait_until(SOON, "writes go on", || async { writer.acked().len() >= goal }).await;
+            wait_until(SOON, "writes go on", || async {
+                writer.acked().len() >= goal
+            })
+            .await;
             let leader = cluster.leader_of(group).await;
             let began = Instant::now();
             cluster.kill_coordinator(leader).await;
@@ -167,9 +210,16 @@ async fn failover(cluster: &Cluster, group: &serde_json::Value, report: &mut Rep
 /// client sees. Bounded below by the pause between two writes.
 fn gap(writer: &Writer, killed: Instant) -> Duration {
     let acked = writer.acked();
-    let around = acked.iter().position(|write| write.answered >= killed).unwrap_or(0).max(1);
+    let around = acked
+        .iter()
+        .position(|write| write.answered >= killed)
+        .unwrap_or(0)
+        .max(1);
     let pairs = acked[around - 1..].windows(2);
-    pairs.map(|pair| pair[1].answered - pair[0].answered).max().unwrap_or_default()
+    pairs
+        .map(|pair| pair[1].answered - pair[0].answered)
+        .max()
+        .unwrap_or_default()
 }
 
 /// Waits until the node that came back serves the newest write from its own copy.
@@ -177,14 +227,20 @@ async fn caught_up(cluster: &Cluster, writer: &Writer, i: usize) {
     let newest = writer.acked().last().expect("writes went on").id.clone();
     let read = cluster.through(i, TENANT, Method::GET, &format!("/v1/data/load/{newest}"));
     wait_until(SOON, "the node has caught up", || async {
-        cluster.client.try_send(&read).await.is_ok_and(|answer| answer.status == 200)
+        cluster
+            .client
+            .try_send(&read)
+            .await
+            .is_ok_and(|answer| answer.status == 200)
     })
     .await;
 }
 
 fn cold(report: &mut Report) {
     if std::env::var_os("SHOW_COLD").is_none() {
-        println!("----  `make demo` and `make test` in a fresh Debian: `make cold`, or SHOW_COLD=1");
+        println!(
+            "----  `make demo` and `make test` in a fresh Debian: `make cold`, or SHOW_COLD=1"
+        );
         println!("      (an hour on two cores: RocksDB is compiled from its sources)");
         return;
     }
@@ -192,5 +248,9 @@ fn cold(report: &mut Report) {
     let status = std::process::Command::new("scripts/cold.sh").status();
     let holds = status.is_ok_and(|status| status.success());
     let minutes = began.elapsed().as_secs() / 60;
-    report.line("from nothing, in a fresh Debian", &format!("{minutes} minutes"), holds);
+    report.line(
+        "from nothing, in a fresh Debian",
+        &format!("{minutes} minutes"),
+        holds,
+    );
 }
