@@ -55,6 +55,10 @@ async fn a_hint_releases_what_waits_at_once() {
     assert_eq!(response.json()["body_bytes"], 4);
 
     stage.coordinator.hint(4, 2, "", true).await;
+    eventually("the loss is in force", || async {
+        stage.proxy.explain("tenant=lost&method=PUT").await["decision"] == "hold"
+    })
+    .await;
     let mut there = stage.proxy.client().await;
     there
         .send(request("PUT", "/v1/x", "lost", "", "body"))
