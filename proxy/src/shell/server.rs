@@ -166,6 +166,8 @@ impl Server {
     async fn control(self, tasks: &Tasks, last: watch::Receiver<bool>) -> Result<(), StartError> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        // Reloading comes with a later issue; until then a hangup must not end the process.
+        let _ignored = signal(SignalKind::hangup())?;
         let admin = Arc::new(Acceptor {
             app: Arc::new(Admin {
                 placements: self.placements,

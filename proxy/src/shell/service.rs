@@ -43,6 +43,7 @@ use crate::shell::metrics::{Metrics, Outcome, UpstreamError};
 use crate::shell::origin;
 use crate::shell::placements::Placements;
 use crate::shell::response::{self, Answer, Mark, REGION, REQUEST_ID};
+use crate::shell::stream::Guard;
 
 /// Tries of one request at the origin; holds end earlier, by their budget.
 pub const MAX_TRIES: usize = 64;
@@ -77,6 +78,16 @@ impl Proxy {
             peer,
             region: region.expect("region names are ASCII"),
         }
+    }
+
+    fn guard_of(&self, session: &Session) -> Option<Arc<Guard>> {
+        let client = *session.client_addr()?.as_inet()?;
+        let timeouts = &self.config.timeouts;
+        Some(Arc::new(Guard::new(
+            client,
+            timeouts.header,
+            timeouts.linger,
+        )))
     }
 
     async fn answer(&self, session: &mut Session, ctx: &mut Ctx, answer: &Answer) -> Result<()> {
@@ -132,6 +143,9 @@ impl ProxyHttp for Proxy {
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
         let timeouts = &self.config.timeouts;
+        if ctx.guard.is_none() {
+            ctx.guard = self.guard_of(session); // HTTP/2: one per request
+        }
         ctx.request_id = Some(origin::request_id(&session.req_header().headers));
         session.set_read_timeout(Some(timeouts.body_idle));
         session.set_write_timeout(Some(timeouts.client_write));

@@ -118,8 +118,13 @@ impl ProxyProcess {
         serde_json::from_slice(&response.body).unwrap()
     }
 
-    /// The value of a metric; labels as Prometheus writes them, or none.
-    pub async fn metric(&self, name: &str) -> f64 {
+    /// The value of a metric that counts; labels as Prometheus writes them, or none.
+    pub async fn metric(&self, name: &str) -> u64 {
+        self.metric_seconds(name).await as u64
+    }
+
+    /// The value of a metric.
+    pub async fn metric_seconds(&self, name: &str) -> f64 {
         let text = self.admin("/metrics").await.unwrap().text();
         let line = text.lines().find(|l| l.split(' ').next() == Some(name));
         line.map_or(0.0, |l| l.rsplit(' ').next().unwrap().parse().unwrap())

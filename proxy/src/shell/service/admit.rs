@@ -20,6 +20,8 @@ use crate::shell::response::Answer;
 
 /// How often a write that waits for its origin tries to connect.
 const CONNECT_EVERY: Duration = Duration::from_millis(100);
+/// How many times at most within the hold budget; well below [`super::MAX_TRIES`].
+const MAX_CONNECTS: u32 = 48;
 
 /// A decision, free of the topology that it was made on.
 enum Verdict {
@@ -78,7 +80,7 @@ impl Proxy {
         match self.verdict(tenant, &facts_of(request, ctx.class), request.raw_path()) {
             Verdict::Pass(epoch, reason) => ctx.pass(epoch, reason),
             Verdict::Answer(answer) => Some(answer),
-            Verdict::Hold(reason) => self.hold(session, ctx, reason).await,
+            Verdict::Hold(reason) => self.hold(session, ctx, reason.code()).await,
         }
     }
 
@@ -96,22 +98,22 @@ impl Proxy {
         (length > self.config.proxy.max_body_bytes).then_some(BODY_TOO_LARGE)
     }
 
-    /// Waits until something else than "hold" or the verdict of a setback is decided.
-    async fn hold(
-        &self,
-        session: &mut Session,
-        ctx: &mut Ctx,
-        reason: HoldReason,
-    ) -> Option<Answer> {
+    /// Waits until something else is decided than to wait. `None`: pass it on, or try again.
+    async fn hold(&self, session: &mut Session, ctx: &mut Ctx, first: ErrorCode) -> Option<Answer> {
         ctx.outcome = Outcome::Hold;
-        ctx.reason = reason.code().as_str();
+        ctx.reason = first.as_str();
         let budget = self.config.proxy.hold_budget;
-        let until = *ctx
-            .hold_until
-            .get_or_insert_with(|| Instant::now() + budget);
+        let began = Instant::now();
+        let until = *ctx.hold_until.get_or_insert(began + budget);
+        let again = CONNECT_EVERY.max(budget / MAX_CONNECTS);
         let request = session.req_header().clone();
         let (before, setback, class) = (ctx.epoch, ctx.setback, ctx.class);
-        let mut why = reason.code();
+        let another_try = || match setback {
+            None => true,
+            Some(Setback::Stale) => false, // not before there is news
+            Some(Setback::Refused) => began.elapsed() >= again,
+        };
+        let mut why = first;
         let decide = || {
             let facts = facts_of(&request, class);
             match self.verdict(tenant_of(&request).ok()?, &facts, request.raw_path()) {
@@ -119,31 +121,21 @@ impl Proxy {
                     why = reason.code();
                     None
                 }
-                Verdict::Pass(epoch, _)
-                    if setback == Some(Setback::Stale) && before == Some(epoch) =>
-                {
-                    None
-                }
+                Verdict::Pass(epoch, _) if before == Some(epoch) && !another_try() => None,
                 verdict => Some(verdict),
             }
         };
         let changes = self.placements.changes();
-        let held = self.holds.hold(changes, until, left(session), decide).await;
+        let gone = left(session);
+        let held = self.holds.hold(changes, until, again, gone, decide).await;
         match held {
             Held::Released(Verdict::Pass(epoch, reason)) => ctx.pass(epoch, reason),
             Held::Released(Verdict::Answer(answer)) => Some(answer),
-            Held::Released(Verdict::Hold(_)) | Held::Expired => Some(match setback {
-                Some(Setback::Stale) => STALE,
-                Some(Setback::Refused) | None => Answer::problem(why, rejection(why)),
-            }),
-            Held::Full => Some(Answer::problem(
-                ErrorCode::HoldQueueFull,
-                rejection(ErrorCode::HoldQueueFull),
-            )),
+            Held::Released(Verdict::Hold(_)) | Held::Expired => Some(expired(why)),
+            Held::Full => Some(expired(ErrorCode::HoldQueueFull)),
             Held::Abandoned => {
-                ctx.reason = "client-left";
                 session.set_keepalive(None);
-                Some(Answer::problem(why, rejection(why)))
+                Some(expired(why)) // nobody will read it
             }
         }
     }
@@ -155,22 +147,19 @@ impl Proxy {
         ctx: &mut Ctx,
         setback: Setback,
     ) -> Option<Answer> {
-        match setback {
-            Setback::Stale => self.hold(session, ctx, HoldReason::GroupLeaderless).await,
-            Setback::Refused => {
-                let budget = self.config.proxy.hold_budget;
-                let until = *ctx
-                    .hold_until
-                    .get_or_insert_with(|| Instant::now() + budget);
-                if Instant::now() >= until {
-                    return Some(ORIGIN_REFUSES);
-                }
-                let mut changes = self.placements.changes();
-                changes.mark_unchanged();
-                let pause = CONNECT_EVERY.min(until - Instant::now());
-                let _changed = tokio::time::timeout(pause, changes.changed()).await;
-                self.hold(session, ctx, HoldReason::GroupLeaderless).await
-            }
-        }
+        let why = match setback {
+            Setback::Stale => ErrorCode::StalePlacement,
+            Setback::Refused => ErrorCode::Unavailable,
+        };
+        self.hold(session, ctx, why).await
+    }
+}
+
+/// What a hold that came to nothing is answered with.
+fn expired(why: ErrorCode) -> Answer {
+    match why {
+        ErrorCode::StalePlacement => STALE,
+        ErrorCode::Unavailable => ORIGIN_REFUSES,
+        code => Answer::problem(code, rejection(code)),
     }
 }

@@ -99,7 +99,7 @@ pub(super) fn names_length_too(session: &Session) -> bool {
 pub(super) async fn left(session: &mut Session) {
     let downstream = session.as_downstream_mut();
     if !downstream.is_http2() && !downstream.is_body_done() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
     let _closed = downstream.read_body_or_idle(true).await;
 }
