@@ -180,6 +180,7 @@ impl Server {
             shutdown: last,
             metrics: None,
         });
+        let admin_address = self.admin.local_addr()?;
         let listener = TcpListener::from_std(self.admin)?;
         tasks.spawn_until_stop("admin", admin.run(listener));
         tasks.spawn_until_stop("feed", self.follower.run());
@@ -187,8 +188,8 @@ impl Server {
         tracing::info!(
             proxy = %self.config.id,
             region = %self.config.region,
-            public = %self.config.listen.public,
-            admin = %self.config.listen.admin,
+            public = %self.public.local_addr()?,
+            admin = %admin_address,
             "serving"
         );
         tokio::select! {
