@@ -23,6 +23,10 @@ struct Arguments {
 /// Exit code for a configuration that is refused (EX_USAGE).
 const EXIT_CONFIG: u8 = 64;
 
+#[expect(
+    clippy::print_stderr,
+    reason = "the log does not run before the configuration is read"
+)]
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let config = match config::load(&arguments.config, std::env::vars()) {

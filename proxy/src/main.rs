@@ -30,6 +30,10 @@ struct Arguments {
     check: bool,
 }
 
+#[expect(
+    clippy::print_stderr,
+    reason = "faults of the configuration are for the person who typed the command"
+)]
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let environment = |name: &str| std::env::var(name).ok();

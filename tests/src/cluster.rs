@@ -233,24 +233,26 @@ impl Cluster {
         ))
     }
 
-    /// The region that leads a group now, as some coordinator that answers says.
+    /// The region that leads a group now: as the coordinator says that knows the highest term. One
+    /// that has just come back may still name the leader it knew.
     pub async fn leader_of(&self, group: &Value) -> usize {
         wait_value(SOON, "the group has a leader", || async {
+            let mut newest = (0, None);
             for i in 0..self.regions().len() {
                 let request = self.api(i, Method::GET, "/admin/replication/election");
                 let Ok(answer) = self.client.try_send(&request).await else {
                     continue;
                 };
-                let groups = answer.json()["groups"]
-                    .as_array()
-                    .cloned()
-                    .unwrap_or_default();
-                let found = groups.iter().find(|g| g["group"] == *group);
-                if let Some(name) = found.and_then(|g| g["region"].as_str()) {
-                    return Some(self.index_of(name));
+                let answer = answer.json();
+                let groups = answer["groups"].as_array();
+                let found = groups.and_then(|all| all.iter().find(|g| g["group"] == *group));
+                let Some(found) = found else { continue };
+                let term = found["term"].as_u64().unwrap_or_default();
+                if term > newest.0 {
+                    newest = (term, found["region"].as_str().map(str::to_owned));
                 }
             }
-            None
+            newest.1.map(|name| self.index_of(&name))
         })
         .await
     }

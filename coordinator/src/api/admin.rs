@@ -4,16 +4,17 @@ use axum::Json;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use maia_common::ids::GroupId;
-use maia_common::topology::Node;
+use maia_common::topology::{Leader, Node};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Api;
 use super::placements::page_limit;
 use super::problem::ApiError;
+use crate::core::cluster_state::ClusterState;
 use crate::core::keyspace;
 use crate::metastore;
-use crate::raft::Role;
+use crate::raft::{GroupStatus, Role};
 
 /// The cluster's regions.
 pub async fn regions(State(api): State<Api>) -> Json<Value> {
@@ -57,6 +58,29 @@ fn role_name(role: Role) -> &'static str {
     }
 }
 
+/// The leader with the highest term: of what was announced or hinted, and what this node's own
+/// instance of the group knows.
+fn newest_leader(
+    state: &ClusterState,
+    group: GroupId,
+    status: Option<&GroupStatus>,
+) -> Option<Leader> {
+    let told = state.leaders.get(&group).cloned();
+    let own = status.and_then(|status| {
+        let node = status.leader?;
+        let region = state.nodes.get(&node)?.region.clone();
+        Some(Leader {
+            term: status.term,
+            node,
+            region,
+        })
+    });
+    [told, own]
+        .into_iter()
+        .flatten()
+        .max_by_key(|leader| leader.term)
+}
+
 /// Group 0's election, and who leads every placement group.
 pub async fn election(State(api): State<Api>) -> Json<Value> {
     let root = api.parts.engine.status(GroupId::METASTORE);
@@ -66,16 +90,15 @@ pub async fn election(State(api): State<Api>) -> Json<Value> {
         .values()
         .map(|record| {
             let status = api.parts.engine.status(record.id);
-            let leader = state.leaders.get(&record.id);
-            let local = status.as_ref().and_then(|s| s.leader);
+            let leader = newest_leader(&state, record.id, status.as_ref());
             json!({
                 "group": record.id,
                 "state": record.state,
                 "key": record.key.to_string(),
                 "home_region": record.key.home_region,
-                "term": leader.map(|l| l.term),
-                "leader": local.or(leader.map(|l| l.node)),
-                "region": leader.map(|l| &l.region),
+                "term": leader.as_ref().map(|l| l.term),
+                "leader": leader.as_ref().map(|l| l.node),
+                "region": leader.as_ref().map(|l| &l.region),
                 "voters": record.members.iter().map(|m| m.node).collect::<Vec<_>>(),
                 "learners": [],
                 "witness": Value::Null,

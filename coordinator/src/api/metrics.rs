@@ -14,16 +14,21 @@ use crate::raft::{FSYNC_BUCKETS_US, LogStats, Role};
 struct Text(String);
 
 impl Text {
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        use std::fmt::Write as _;
+        writeln!(self.0, "{line}").expect("a string takes all");
+    }
+
     fn head(&mut self, metric: Metric, kind: &str) {
         let Metric { name, help } = metric;
-        self.0 += &format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        self.line(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}"));
     }
 
     fn sample(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
         if labels.is_empty() {
-            self.0 += &format!("{name} {value}\n");
+            self.line(format_args!("{name} {value}"));
         } else {
-            self.0 += &format!("{name}{{{labels}}} {value}\n");
+            self.line(format_args!("{name}{{{labels}}} {value}"));
         }
     }
 
@@ -42,12 +47,10 @@ fn wal(text: &mut Text, stats: &LogStats) {
     let mut cumulated = 0;
     for (bound_us, count) in FSYNC_BUCKETS_US.iter().zip(&stats.fsync_buckets) {
         cumulated += count;
-        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         let bound_s = *bound_us as f64 / 1e6;
         text.sample(&bucket, &format!("le=\"{bound_s}\""), cumulated);
     }
     text.sample(&bucket, "le=\"+Inf\"", stats.fsyncs);
-    #[expect(clippy::cast_precision_loss, reason = "for a chart")]
     let sum_s = stats.fsync_sum_us as f64 / 1e6;
     text.sample(&format!("{}_sum", metric.name), "", sum_s);
     text.sample(&format!("{}_count", metric.name), "", stats.fsyncs);

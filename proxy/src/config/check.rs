@@ -26,7 +26,7 @@ impl OriginAddress {
                 "`{url}` must begin with http:// (TLS to origins comes later)"
             ));
         }
-        if !matches!(uri.path_and_query().map(|p| p.as_str()), None | Some("/")) {
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(format!("`{url}` must have no path"));
         }
         let authority = uri.authority().filter(|a| !a.as_str().contains('@'));

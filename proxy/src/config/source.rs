@@ -238,7 +238,8 @@ hold_budget = "2s"
         let text = GOOD.replace("\"2s\"", "\"2 parsecs\"");
         let https = GOOD.replace("http://", "https://");
         let missing = GOOD.replace("region = \"a\"", "");
-        let cases: &[(&str, &[(&str, &str)], &[&str], &str)] = &[
+        type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
+        let cases: &[Case<'_>] = &[
             (&unknown, &[], &[], "FILE:13: unknown field `hold_bugdet`"),
             (&text, &[], &[], "FILE:13: `2 parsecs` is no duration"),
             (&https, &[], &[], "FILE:11: origin.url: `https://"),

@@ -128,6 +128,8 @@ struct Loading {
 #[derive(Default)]
 pub struct FeedState {
     topology: Topology,
+    /// Whether a snapshot ever came into force.
+    synced: bool,
     /// The newest revision that the coordinator of this stream said it had reached.
     heard: Revision,
     loading: Option<Loading>,
@@ -140,14 +142,18 @@ impl FeedState {
         (self.topology.generation, self.topology.revision)
     }
 
-    /// A new stream begins. The topology that is in force with it.
-    pub fn begin_stream(&mut self) -> Topology {
+    /// A new stream begins. What comes into force with it.
+    pub fn begin_stream(&mut self) -> Step {
         self.loading = None;
         self.heard = self.topology.revision;
         for group in self.topology.groups.values_mut() {
             group.leaderless_since = None;
         }
-        self.topology.clone()
+        if self.synced {
+            Step::Hint(self.topology.clone())
+        } else {
+            Step::Nothing
+        }
     }
 
     /// Takes one message.
@@ -234,6 +240,7 @@ impl FeedState {
         }
         self.heard = topology.revision;
         self.topology = topology.clone();
+        self.synced = true;
         Ok(Step::Snapshot {
             topology,
             tenants: loading.tenants,
@@ -243,7 +250,7 @@ impl FeedState {
     fn delta(&mut self, delta: wire::Delta) -> Result<Step, FeedError> {
         let (have, from) = (self.topology.revision, Revision::new(delta.from_revision));
         let revision = Revision::new(delta.revision);
-        if self.loading.is_some() || self.topology.generation == Generation::default() {
+        if self.loading.is_some() || !self.synced {
             return Err(FeedError::Order("a delta before the end of a snapshot"));
         }
         if from > have.max(self.heard) {

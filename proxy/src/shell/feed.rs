@@ -140,9 +140,7 @@ impl Follower {
             if !begun {
                 begun = true;
                 self.connected.store(true, Ordering::Relaxed);
-                if state.in_force().1.get() > 0 {
-                    self.placements.put(Step::Hint(state.begin_stream()));
-                }
+                self.placements.put(state.begin_stream());
             }
             self.take(state, message, &up)?;
         }

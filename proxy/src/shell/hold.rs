@@ -4,7 +4,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use maia_common::runtime::{Gate, Pass};
 use tokio::sync::watch;
@@ -56,12 +56,13 @@ impl HoldQueue {
         }
     }
 
-    /// Waits until `decide` says something (asked at once, and after each change), until
-    /// `deadline`, or until `gone` ends.
+    /// Waits until `decide` says something (asked at once, after each change, and each `again`),
+    /// until `deadline`, or until `gone` ends.
     pub async fn hold<T>(
         &self,
         mut changes: watch::Receiver<u64>,
         deadline: Instant,
+        again: Duration,
         gone: impl Future<Output = ()>,
         mut decide: impl FnMut() -> Option<T>,
     ) -> Held<T> {
@@ -83,6 +84,7 @@ impl HoldQueue {
                         return Held::Expired; // nothing will ever change any more
                     }
                 }
+                () = tokio::time::sleep(again) => {}
                 () = &mut expired => return Held::Expired,
                 () = &mut gone => return Held::Abandoned,
             }
@@ -101,10 +103,10 @@ impl HoldQueue {
 
 #[cfg(test)]
 mod tests {
-    use std::future::pending;
-    use std::time::Duration;
-
     use super::*;
+    use std::future::pending;
+
+    const LONG: Duration = Duration::from_secs(60);
 
     fn queue(capacity: u32) -> HoldQueue {
         HoldQueue::new(capacity, Arc::new(Metrics::new().unwrap()))
@@ -120,11 +122,11 @@ mod tests {
         let changes = watch::Sender::new(0u64);
         let never = || None::<u8>;
         let held = queue
-            .hold(changes.subscribe(), soon(20), pending(), never)
+            .hold(changes.subscribe(), soon(20), LONG, pending(), never)
             .await;
         assert_eq!(held, Held::Expired);
         let left = queue
-            .hold(changes.subscribe(), soon(60_000), async {}, never)
+            .hold(changes.subscribe(), soon(60_000), LONG, async {}, never)
             .await;
         assert_eq!(left, Held::Abandoned);
         let mut asked = 0;
@@ -132,7 +134,7 @@ mod tests {
             asked += 1;
             (asked == 2).then_some(7)
         };
-        let hold = queue.hold(changes.subscribe(), soon(60_000), pending(), decide);
+        let hold = queue.hold(changes.subscribe(), soon(60_000), LONG, pending(), decide);
         let (released, ()) = tokio::join!(hold, async { changes.send_modify(|n| *n += 1) });
         assert_eq!(released, Held::Released(7));
         assert_eq!((queue.gate.inside(), queue.metrics.held.get()), (0, 0));
@@ -142,11 +144,23 @@ mod tests {
     async fn no_more_wait_than_may() {
         let queue = queue(1);
         let changes = watch::Sender::new(0u64);
-        let first = queue.hold(changes.subscribe(), soon(50), pending(), || None::<u8>);
+        let first = queue.hold(
+            changes.subscribe(),
+            soon(50),
+            LONG,
+            pending(),
+            || None::<u8>,
+        );
         let second = async {
             tokio::task::yield_now().await;
             queue
-                .hold(changes.subscribe(), soon(50), pending(), || None::<u8>)
+                .hold(
+                    changes.subscribe(),
+                    soon(50),
+                    LONG,
+                    pending(),
+                    || None::<u8>,
+                )
                 .await
         };
         let (first, second) = tokio::join!(first, second);

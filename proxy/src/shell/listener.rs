@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use maia_common::runtime::{Gate, Tasks};
-use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::apps::{HttpServerApp, ReusedHttpStream, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 use tokio::net::{TcpListener, TcpStream};
@@ -108,7 +108,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
         session.set_keepalive(Some(t.idle_timeout.as_secs()));
         session.set_connection_user_context(Some(Box::new(guard)));
         let mut reusable = self.app.process_new_http(session, &self.shutdown).await;
-        while let Some((stream, settings)) = reusable.map(|r| r.consume()) {
+        while let Some((stream, settings)) = reusable.map(ReusedHttpStream::consume) {
             let mut session = ServerSession::new_http1(stream);
             if let Some(settings) = settings {
                 settings.apply_to_session(&mut session);

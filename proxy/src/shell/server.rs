@@ -166,6 +166,8 @@ impl Server {
     async fn control(self, tasks: &Tasks, last: watch::Receiver<bool>) -> Result<(), StartError> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        // Reloading comes with a later issue; until then a hangup must not end the process.
+        let _ignored = signal(SignalKind::hangup())?;
         let admin = Arc::new(Acceptor {
             app: Arc::new(Admin {
                 placements: self.placements,
@@ -178,6 +180,7 @@ impl Server {
             shutdown: last,
             metrics: None,
         });
+        let admin_address = self.admin.local_addr()?;
         let listener = TcpListener::from_std(self.admin)?;
         tasks.spawn_until_stop("admin", admin.run(listener));
         tasks.spawn_until_stop("feed", self.follower.run());
@@ -185,8 +188,8 @@ impl Server {
         tracing::info!(
             proxy = %self.config.id,
             region = %self.config.region,
-            public = %self.config.listen.public,
-            admin = %self.config.listen.admin,
+            public = %self.public.local_addr()?,
+            admin = %admin_address,
             "serving"
         );
         tokio::select! {

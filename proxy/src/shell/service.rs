@@ -15,27 +15,30 @@
 //! never changes the table. Its request is repeated only if all of its body is in the retry
 //! buffer (64 KiB).
 
+mod admit;
+mod failure;
+mod request;
+
 use std::any::Any;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::HeaderValue;
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, ORIGIN, TRANSFER_ENCODING};
-use maia_common::{ErrorCode, headers};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorSource, ErrorType, Result};
+use pingora::{Error, ErrorType, Result};
 
+use self::failure::{BODY_TOO_LARGE, BODY_TOO_SLOW};
+pub use self::request::Ctx;
+use self::request::{Setback, tenant_of};
 use crate::config::Config;
-use crate::core::classify::{Class, classify};
-use crate::core::decide::{Decision, Epoch, Facts, HoldReason};
-use crate::core::{redirect, tenant};
+use crate::core::classify::Class;
 use crate::shell::access_log::{AccessLog, Line};
-use crate::shell::hold::{Held, HoldQueue};
+use crate::shell::hold::HoldQueue;
 use crate::shell::metrics::{Metrics, Outcome, UpstreamError};
 use crate::shell::origin;
 use crate::shell::placements::Placements;
@@ -44,9 +47,6 @@ use crate::shell::stream::Guard;
 
 /// Tries of one request at the origin; holds end earlier, by their budget.
 pub const MAX_TRIES: usize = 64;
-/// How often a write that waits for its origin tries to connect.
-const CONNECT_EVERY: Duration = Duration::from_millis(100);
-
 /// Serves the public listener.
 pub struct Proxy {
     placements: Arc<Placements>,
@@ -56,40 +56,6 @@ pub struct Proxy {
     config: Arc<Config>,
     peer: HttpPeer,
     region: HeaderValue,
-}
-
-/// What did not work at the last try.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Setback {
-    /// No connection.
-    Refused,
-    /// 421.
-    Stale,
-}
-
-/// What the proxy knows of one request.
-pub struct Ctx {
-    started: Instant,
-    guard: Option<Arc<Guard>>,
-    class: Class,
-    outcome: Outcome,
-    reason: &'static str,
-    epoch: Option<Epoch>,
-    request_id: Option<HeaderValue>,
-    received_bytes: u64,
-    hold_until: Option<Instant>,
-    setback: Option<Setback>,
-    tries: usize,
-    stale: bool,
-    /// What is answered in place of what an error would be.
-    answer: Option<Answer>,
-}
-
-/// A decision, free of the topology that it was made on.
-enum Verdict {
-    Pass(Epoch, &'static str),
-    Hold(HoldReason),
-    Answer(Answer),
 }
 
 impl Proxy {
@@ -114,149 +80,14 @@ impl Proxy {
         }
     }
 
-    fn verdict(&self, tenant: &str, facts: &Facts<'_>, target: &[u8]) -> Verdict {
-        self.placements
-            .route(tenant, facts, |decision, _, _| match decision {
-                Decision::Local { epoch, .. } => Verdict::Pass(epoch, decision.reason()),
-                Decision::Hold(reason) => Verdict::Hold(reason),
-                Decision::Reject(code) => Verdict::Answer(Answer::problem(code, rejection(code))),
-                Decision::Redirect {
-                    to,
-                    primary,
-                    reason,
-                } => {
-                    let location = redirect::location(&to.public_url, target)
-                        .and_then(|l| HeaderValue::from_maybe_shared(Bytes::from(l)).ok());
-                    let primary = primary.and_then(|p| HeaderValue::from_str(p.as_str()).ok());
-                    Verdict::Answer(match location {
-                        Some(location) => Answer::Redirect {
-                            location,
-                            primary,
-                            reason,
-                        },
-                        None => Answer::problem(
-                            ErrorCode::InvalidRequest,
-                            "a request with this target can't be redirected",
-                        ),
-                    })
-                }
-            })
-    }
-
-    /// Decides about a fresh request: `None` to pass it on, or what to answer.
-    async fn admit(&self, session: &mut Session, ctx: &mut Ctx) -> Option<Answer> {
-        let request = session.req_header();
-        if let Some(problem) = self.malformed(session) {
-            return Some(problem);
-        }
-        let preflight = request.headers.contains_key(ORIGIN)
-            && request.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-        ctx.class = classify(&request.method, preflight);
-        if ctx.class == Class::Preflight {
-            ctx.reason = "cors-preflight";
-            return None;
-        }
-        let tenant = match tenant_of(request) {
-            Ok(tenant) => tenant,
-            Err(e) => return Some(Answer::problem(e.code(), tenant_detail(e))),
-        };
-        match self.verdict(tenant, &facts_of(request, ctx.class), request.raw_path()) {
-            Verdict::Pass(epoch, reason) => ctx.pass(epoch, reason),
-            Verdict::Answer(answer) => Some(answer),
-            Verdict::Hold(reason) => self.hold(session, ctx, reason).await,
-        }
-    }
-
-    /// Framing and size, before anything is believed.
-    fn malformed(&self, session: &Session) -> Option<Answer> {
-        let request = session.req_header();
-        if request.headers.contains_key(TRANSFER_ENCODING) && names_length_too(session) {
-            return Some(Answer::problem(
-                ErrorCode::InvalidRequest,
-                "the request has both Content-Length and Transfer-Encoding",
-            ));
-        }
-        let length = request.headers.get(CONTENT_LENGTH)?.to_str().ok()?;
-        let length: u64 = length.parse().ok()?;
-        (length > self.config.proxy.max_body_bytes).then_some(BODY_TOO_LARGE)
-    }
-
-    /// Waits until something else than "hold" or the verdict of a setback is decided.
-    async fn hold(
-        &self,
-        session: &mut Session,
-        ctx: &mut Ctx,
-        reason: HoldReason,
-    ) -> Option<Answer> {
-        ctx.outcome = Outcome::Hold;
-        ctx.reason = reason.code().as_str();
-        let budget = self.config.proxy.hold_budget;
-        let until = *ctx
-            .hold_until
-            .get_or_insert_with(|| Instant::now() + budget);
-        let request = session.req_header().clone();
-        let (before, setback, class) = (ctx.epoch, ctx.setback, ctx.class);
-        let mut why = reason.code();
-        let decide = || {
-            let facts = facts_of(&request, class);
-            match self.verdict(tenant_of(&request).ok()?, &facts, request.raw_path()) {
-                Verdict::Hold(reason) => {
-                    why = reason.code();
-                    None
-                }
-                Verdict::Pass(epoch, _)
-                    if setback == Some(Setback::Stale) && before == Some(epoch) =>
-                {
-                    None
-                }
-                verdict => Some(verdict),
-            }
-        };
-        let changes = self.placements.changes();
-        let held = self.holds.hold(changes, until, left(session), decide).await;
-        match held {
-            Held::Released(Verdict::Pass(epoch, reason)) => ctx.pass(epoch, reason),
-            Held::Released(Verdict::Answer(answer)) => Some(answer),
-            Held::Released(Verdict::Hold(_)) | Held::Expired => Some(match setback {
-                Some(Setback::Stale) => STALE,
-                Some(Setback::Refused) | None => Answer::problem(why, rejection(why)),
-            }),
-            Held::Full => Some(Answer::problem(
-                ErrorCode::HoldQueueFull,
-                rejection(ErrorCode::HoldQueueFull),
-            )),
-            Held::Abandoned => {
-                ctx.reason = "client-left";
-                session.set_keepalive(None);
-                Some(Answer::problem(why, rejection(why)))
-            }
-        }
-    }
-
-    /// After a setback: waits, and decides anew. `None`: try the origin again.
-    async fn after_setback(
-        &self,
-        session: &mut Session,
-        ctx: &mut Ctx,
-        setback: Setback,
-    ) -> Option<Answer> {
-        match setback {
-            Setback::Stale => self.hold(session, ctx, HoldReason::GroupLeaderless).await,
-            Setback::Refused => {
-                let budget = self.config.proxy.hold_budget;
-                let until = *ctx
-                    .hold_until
-                    .get_or_insert_with(|| Instant::now() + budget);
-                if Instant::now() >= until {
-                    return Some(ORIGIN_REFUSES);
-                }
-                let mut changes = self.placements.changes();
-                changes.mark_unchanged();
-                let pause = CONNECT_EVERY.min(until - Instant::now());
-                let _changed = tokio::time::timeout(pause, changes.changed()).await;
-                self.hold(session, ctx, HoldReason::GroupLeaderless).await
-            }
-        }
+    fn guard_of(&self, session: &Session) -> Option<Arc<Guard>> {
+        let client = *session.client_addr()?.as_inet()?;
+        let timeouts = &self.config.timeouts;
+        Some(Arc::new(Guard::new(
+            client,
+            timeouts.header,
+            timeouts.linger,
+        )))
     }
 
     async fn answer(&self, session: &mut Session, ctx: &mut Ctx, answer: &Answer) -> Result<()> {
@@ -275,143 +106,6 @@ impl Proxy {
         };
         response::send(session, ctx.guard.as_deref(), mark, answer).await
     }
-
-    /// What a failure on the way to the origin is answered with; `None`: the client is gone.
-    fn answer_to(&self, error: &Error, ctx: &Ctx) -> Option<Answer> {
-        if ctx.setback == Some(Setback::Stale) {
-            return Some(STALE);
-        }
-        match error.esource() {
-            ErrorSource::Upstream => Some(self.answer_to_origin(error)),
-            ErrorSource::Downstream => match error.etype() {
-                ErrorType::WriteError
-                | ErrorType::WriteTimedout
-                | ErrorType::ReadError
-                | ErrorType::ConnectionClosed => None,
-                ErrorType::ReadTimedout => Some(BODY_TOO_SLOW),
-                _ => Some(Answer::problem(
-                    ErrorCode::InvalidRequest,
-                    "the request can't be read or passed on",
-                )),
-            },
-            ErrorSource::Internal | ErrorSource::Unset => {
-                tracing::error!(error = %error, "a request failed inside the proxy");
-                Some(Answer::problem(ErrorCode::Internal, "the proxy failed"))
-            }
-        }
-    }
-
-    fn answer_to_origin(&self, error: &Error) -> Answer {
-        let kind = kind_of(error);
-        self.metrics.upstream_error(kind);
-        tracing::debug!(error = %error, ?kind, "the origin failed a request");
-        match kind {
-            UpstreamError::Connect => Answer::problem(
-                ErrorCode::NoOrigin,
-                "the origin can't be connected; the request did not reach it",
-            ),
-            UpstreamError::Timeout => Answer::problem(
-                ErrorCode::OriginTimeout,
-                "the origin did not answer in time; a write may or may not have taken effect",
-            ),
-            UpstreamError::Broken | UpstreamError::Stale => Answer::problem(
-                ErrorCode::NoOrigin,
-                "the origin broke off; a write may or may not have taken effect",
-            ),
-        }
-    }
-}
-
-impl Ctx {
-    fn pass(&mut self, epoch: Epoch, reason: &'static str) -> Option<Answer> {
-        self.epoch = Some(epoch);
-        self.outcome = Outcome::Local;
-        self.reason = reason;
-        None
-    }
-}
-
-const BODY_TOO_LARGE: Answer = Answer::problem(
-    ErrorCode::BodyTooLarge,
-    "the body is larger than this proxy passes on",
-);
-const BODY_TOO_SLOW: Answer =
-    Answer::problem(ErrorCode::InvalidRequest, "the body did not arrive in time");
-const ORIGIN_REFUSES: Answer = Answer::problem(
-    ErrorCode::Unavailable,
-    "the origin accepts no connections; definitely not written",
-);
-const STALE: Answer = Answer::Problem {
-    code: ErrorCode::StalePlacement,
-    status: Some(503), // 421 would tell the client to try another connection
-    detail: "the tenant has moved and this proxy has not heard where to; definitely not written",
-};
-
-fn rejection(code: ErrorCode) -> &'static str {
-    match code {
-        ErrorCode::UnknownTenant => "no placement is known for the tenant",
-        ErrorCode::RegionUnavailable => "no region that could serve the request is known and up",
-        ErrorCode::Unavailable => "this proxy has not heard of any placement yet",
-        ErrorCode::TenantHeld => "the tenant is moving; its writes are held for a moment",
-        ErrorCode::GroupLeaderless => "the tenant's group has no leader at the moment",
-        ErrorCode::HoldQueueFull => "too many writes wait for their primary already",
-        _ => "the request can't be served",
-    }
-}
-
-fn tenant_detail(error: tenant::TenantError) -> &'static str {
-    match error {
-        tenant::TenantError::Required => "set the header X-MAIA-Tenant-ID",
-        tenant::TenantError::Illegal => {
-            "a tenant id is 1 to 128 of A-Z, a-z, 0-9 and - _ . : @ ~, first a letter or digit"
-        }
-        tenant::TenantError::Ambiguous => "the request names several tenants",
-    }
-}
-
-fn tenant_of(request: &RequestHeader) -> Result<&str, tenant::TenantError> {
-    let values = request.headers.get_all(headers::TENANT).iter();
-    tenant::from_header(values.map(HeaderValue::as_bytes))
-}
-
-fn facts_of(request: &RequestHeader, class: Class) -> Facts<'_> {
-    let preferred = request.headers.get(headers::PREFERRED_REGION);
-    Facts {
-        class,
-        preferred: preferred.and_then(|v| v.to_str().ok()),
-    }
-}
-
-/// Whether the client sent a Content-Length too: pingora drops it silently beside a
-/// Transfer-Encoding, but its presence means that someone reads the request otherwise.
-fn names_length_too(session: &Session) -> bool {
-    const NAME: &[u8] = b"\ncontent-length";
-    session.as_downstream().as_http1().is_some_and(|h1| {
-        let raw = h1.get_headers_raw_bytes();
-        raw.windows(NAME.len())
-            .any(|w| w.eq_ignore_ascii_case(NAME))
-    })
-}
-
-/// Ends when the client leaves. Only seen while no body is left to read; on HTTP/2 always.
-async fn left(session: &mut Session) {
-    let downstream = session.as_downstream_mut();
-    if !downstream.is_http2() && !downstream.is_body_done() {
-        std::future::pending().await
-    }
-    let _closed = downstream.read_body_or_idle(true).await;
-}
-
-fn kind_of(error: &Error) -> UpstreamError {
-    match error.etype() {
-        ErrorType::ConnectRefused | ErrorType::ConnectNoRoute | ErrorType::ConnectError => {
-            UpstreamError::Connect
-        }
-        ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
-            UpstreamError::Timeout
-        }
-        _ => UpstreamError::Broken,
-    }
 }
 
 #[async_trait]
@@ -419,21 +113,7 @@ impl ProxyHttp for Proxy {
     type CTX = Ctx;
 
     fn new_ctx(&self) -> Ctx {
-        Ctx {
-            started: Instant::now(),
-            guard: None,
-            class: Class::Write,
-            outcome: Outcome::Local,
-            reason: "",
-            epoch: None,
-            request_id: None,
-            received_bytes: 0,
-            hold_until: None,
-            setback: None,
-            tries: 0,
-            stale: false,
-            answer: None,
-        }
+        Ctx::new(Instant::now())
     }
 
     /// None: no compression, which would cost every response a look.
@@ -463,6 +143,9 @@ impl ProxyHttp for Proxy {
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
         let timeouts = &self.config.timeouts;
+        if ctx.guard.is_none() {
+            ctx.guard = self.guard_of(session); // HTTP/2: one per request
+        }
         ctx.request_id = Some(origin::request_id(&session.req_header().headers));
         session.set_read_timeout(Some(timeouts.body_idle));
         session.set_write_timeout(Some(timeouts.client_write));

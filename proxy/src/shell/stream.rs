@@ -4,7 +4,7 @@
 //! of a header after the first request, so a client that sends a byte now and then holds a
 //! connection for ever (slowloris). Here a header must be complete a fixed time after its first
 //! byte. The clock is asked only where a read finds nothing after a header has begun, so the
-//! usual request pays nothing.
+//! usual request pays nothing. A header's size is bounded here too.
 //!
 //! **Lingering close.** Closing a socket with unread bytes makes the kernel send RST, which can
 //! erase the answer before the client has read it. After an early answer the write side is
@@ -35,6 +35,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Joins a response's header and a small body into one packet.
 const WRITE_BUFFER_BYTES: usize = 4096;
+/// pingora would take a megabyte; nobody needs more than this.
+const MAX_HEADER_BYTES: usize = 64 << 10;
 /// How much a lingering close reads at once.
 const DISCARD_BYTES: usize = 16 << 10;
 
@@ -122,6 +124,8 @@ pub struct ClientStream {
     tcp: BufWriter<TcpStream>,
     guard: Arc<Guard>,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Of the header that is being read, with what followed it in its last read.
+    header_bytes: usize,
     closing: Closing,
     socket: Arc<SocketDigest>,
 }
@@ -136,6 +140,7 @@ impl ClientStream {
             tcp: BufWriter::with_capacity(WRITE_BUFFER_BYTES, tcp),
             guard,
             deadline: None,
+            header_bytes: 0,
             closing: Closing::Open,
             socket: Arc::new(socket),
         }
@@ -186,18 +191,21 @@ impl AsyncRead for ClientStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let phase = self.guard.phase.load(Ordering::Relaxed);
+        if phase == HEADER && self.header_bytes > MAX_HEADER_BYTES {
+            let error = "the request header is too large";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+        }
         let before = buf.filled().len();
         let Poll::Ready(result) = Pin::new(&mut self.tcp).poll_read(cx, buf) else {
             return self.check_deadline(cx);
         };
-        if buf.filled().len() > before {
-            // Only Idle becomes Header: a body's bytes begin no header.
-            let _ = self.guard.phase.compare_exchange(
-                IDLE,
-                HEADER,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
+        let read = buf.filled().len() - before;
+        if read > 0 && phase == IDLE {
+            self.guard.phase.store(HEADER, Ordering::Relaxed);
+            self.header_bytes = read;
+        } else {
+            self.header_bytes += read;
         }
         Poll::Ready(result)
     }

@@ -40,14 +40,17 @@ async fn a_change_comes_into_force_and_is_acknowledged() {
     );
     assert_eq!(
         stage.proxy.metric("maia_proxy_apply_seconds_count").await,
-        1.0
+        1
     );
-    assert_eq!(stage.proxy.metric("maia_proxy_table_tenants").await, 6.0);
-    assert_eq!(
-        stage.proxy.metric("maia_proxy_revision").await,
-        revision as f64
+    assert_eq!(stage.proxy.metric("maia_proxy_table_tenants").await, 6);
+    assert_eq!(stage.proxy.metric("maia_proxy_revision").await, revision);
+    assert!(
+        stage
+            .proxy
+            .metric_seconds("maia_proxy_placement_age_seconds")
+            .await
+            < 2.0
     );
-    assert!(stage.proxy.metric("maia_proxy_placement_age_seconds").await < 2.0);
     let gone = wire::Changes {
         removed_tenants: vec!["new".into()],
         ..Default::default()
@@ -70,8 +73,8 @@ async fn a_change_comes_into_force_and_is_acknowledged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn before_the_first_snapshot_nothing_is_served() {
     let origin = FakeOrigin::start().await;
-    let nobody = crate::support::free_address();
-    let proxy = ProxyProcess::start(&[nobody], origin.address, &[]);
+    let (_kept, nobody) = crate::support::nobody();
+    let proxy = ProxyProcess::start(&[nobody], origin.address, &[]).await;
     eventually("the admin listener answers", || async {
         proxy.admin("/livez").await.is_some()
     })
@@ -94,7 +97,7 @@ async fn the_next_coordinator_takes_over_from_one_that_dies() {
     let mut first = Coordinator::start(World::three_regions()).await;
     let second = Coordinator::start(World::three_regions()).await;
     let origin = FakeOrigin::start().await;
-    let proxy = ProxyProcess::start(&[first.address, second.address], origin.address, &[]);
+    let proxy = ProxyProcess::start(&[first.address, second.address], origin.address, &[]).await;
     proxy.ready().await;
     first.commit(place("new", 1)).await;
     second.commit(place("new", 1)).await;
@@ -128,7 +131,7 @@ async fn a_coordinator_that_falls_silent_or_knows_less_is_left() {
     let third = Coordinator::start(World::three_regions()).await;
     let origin = FakeOrigin::start().await;
     let all = [first.address, behind.address, third.address];
-    let proxy = ProxyProcess::start(&all, origin.address, &[]);
+    let proxy = ProxyProcess::start(&all, origin.address, &[]).await;
     proxy.ready().await;
     first.fall_silent();
     eventually("the third is followed", || async {

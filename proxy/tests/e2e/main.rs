@@ -1,7 +1,13 @@
 //! The real proxy, driven from outside: a fake coordinator's feed, a fake origin, raw sockets.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends where something is not as it should be"
+)]
+
 mod bodies;
 mod feed;
+mod h2;
 mod holds;
 mod lifecycle;
 mod origin;

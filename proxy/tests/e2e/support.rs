@@ -6,14 +6,15 @@ pub mod client;
 pub mod coordinator;
 pub mod origin;
 
-use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::fs::File;
+use std::net::SocketAddr;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use client::{Connection, Response};
 use coordinator::{Coordinator, World};
 use origin::FakeOrigin;
+use tokio::net::TcpSocket;
 
 pub const KEY: &str = "0123456789abcdef0123456789abcdef";
 
@@ -26,9 +27,12 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut ask: impl FnMu
     }
 }
 
-pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+/// A port that nobody listens on and nobody else gets, while it lives.
+pub fn nobody() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
 }
 
 pub struct ProxyProcess {
@@ -40,23 +44,24 @@ pub struct ProxyProcess {
 
 impl Drop for ProxyProcess {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("the proxy's log:\n{}", self.log());
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The text of a configuration; `extra` are further `--set` pairs.
+/// The text of a configuration.
 pub fn config_text(
     dir: &std::path::Path,
-    public: SocketAddr,
-    admin: SocketAddr,
     coordinators: &[SocketAddr],
     origin: SocketAddr,
 ) -> String {
     let coordinators: Vec<String> = coordinators.iter().map(|c| format!("\"{c}\"")).collect();
     format!(
         "id = \"proxy-a\"\nregion = \"a\"\ndir = \"{dir}\"\ncluster_key_file = \"{dir}/cluster.key\"\n\
-         [listen]\npublic = \"{public}\"\nadmin = \"{admin}\"\n\
+         [listen]\npublic = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
          [feed]\ncoordinators = [{coordinators}]\n\
          [origin]\nurl = \"http://{origin}\"\n\
          [proxy]\nhold_budget = \"2s\"\n",
@@ -66,37 +71,58 @@ pub fn config_text(
 }
 
 impl ProxyProcess {
-    pub fn start(coordinators: &[SocketAddr], origin: SocketAddr, set: &[&str]) -> Self {
+    /// Starts a proxy and waits until it has its ports.
+    pub async fn start(coordinators: &[SocketAddr], origin: SocketAddr, set: &[&str]) -> Self {
+        let mut proxy = Self::spawn(coordinators, origin, set);
+        eventually("the proxy has its ports", || {
+            let ports = proxy.ports();
+            if let Some((public, admin)) = ports {
+                (proxy.public, proxy.admin) = (public, admin);
+            }
+            async move { ports.is_some() }
+        })
+        .await;
+        proxy
+    }
+
+    pub fn spawn(coordinators: &[SocketAddr], origin: SocketAddr, set: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("cluster.key"), KEY).unwrap();
-        let (public, admin) = (free_address(), free_address());
-        let file = dir.path().join("proxy.toml");
-        let text = config_text(dir.path(), public, admin, coordinators, origin);
-        std::fs::File::create(&file)
-            .unwrap()
-            .write_all(text.as_bytes())
-            .unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("cluster.key"), KEY).unwrap();
+        let text = config_text(dir.path(), coordinators, origin);
+        std::fs::write(at("proxy.toml"), text).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_maia-proxy"));
-        command.arg("--config").arg(&file);
+        command.arg("--config").arg(at("proxy.toml"));
         for pair in set {
             command.arg("--set").arg(pair);
         }
-        let log = std::fs::File::create(dir.path().join("access.log")).unwrap();
+        let filter = "info,maia_proxy=debug,pingora_proxy=off,pingora_core=off";
         let child = command
-            .env(
-                "MAIA_LOG",
-                "info,maia_proxy=debug,pingora_proxy=off,pingora_core=off",
-            )
-            .stdout(Stdio::from(log))
-            .stderr(Stdio::inherit())
+            .env("MAIA_LOG", filter)
+            .stdout(File::create(at("access.log")).unwrap())
+            .stderr(File::create(at("proxy.log")).unwrap())
             .spawn()
             .unwrap();
+        let unknown = "127.0.0.1:0".parse().unwrap();
         Self {
-            public,
-            admin,
+            public: unknown,
+            admin: unknown,
             child,
             dir,
         }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("proxy.log")).unwrap()
+    }
+
+    /// As the proxy says them when it serves.
+    fn ports(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let log = self.log();
+        let serving = log.lines().find(|l| l.contains(r#""message":"serving""#))?;
+        let line: serde_json::Value = serde_json::from_str(serving).ok()?;
+        let port = |name: &str| line[name].as_str()?.parse().ok();
+        Some((port("public")?, port("admin")?))
     }
 
     pub async fn admin(&self, path: &str) -> Option<Response> {
@@ -118,8 +144,13 @@ impl ProxyProcess {
         serde_json::from_slice(&response.body).unwrap()
     }
 
-    /// The value of a metric; labels as Prometheus writes them, or none.
-    pub async fn metric(&self, name: &str) -> f64 {
+    /// The value of a metric that counts; labels as Prometheus writes them, or none.
+    pub async fn metric(&self, name: &str) -> u64 {
+        self.metric_seconds(name).await as u64
+    }
+
+    /// The value of a metric.
+    pub async fn metric_seconds(&self, name: &str) -> f64 {
         let text = self.admin("/metrics").await.unwrap().text();
         let line = text.lines().find(|l| l.split(' ').next() == Some(name));
         line.map_or(0.0, |l| l.rsplit(' ').next().unwrap().parse().unwrap())
@@ -161,7 +192,7 @@ impl Stage {
     pub async fn with(world: World, set: &[&str]) -> Self {
         let coordinator = Coordinator::start(world).await;
         let origin = FakeOrigin::start().await;
-        let proxy = ProxyProcess::start(&[coordinator.address], origin.address, set);
+        let proxy = ProxyProcess::start(&[coordinator.address], origin.address, set).await;
         proxy.ready().await;
         Self {
             coordinator,

@@ -67,6 +67,12 @@ impl Connection {
         self.try_response().await.expect("a response")
     }
 
+    /// The next response, to a HEAD request: without a body, whatever length it names.
+    pub async fn head_response(&mut self) -> Response {
+        let read = tokio::time::timeout(PATIENCE, self.read_head());
+        read.await.expect("an answer in time").expect("a response")
+    }
+
     /// The next response, or `None` where the connection ends before one.
     pub async fn try_response(&mut self) -> Option<Response> {
         tokio::time::timeout(PATIENCE, self.read_response())
@@ -82,6 +88,14 @@ impl Connection {
     }
 
     async fn read_response(&mut self) -> Option<Response> {
+        let mut response = self.read_head().await?;
+        if response.status >= 200 && response.status != 204 && response.status != 304 {
+            response.body = self.body(&response).await?;
+        }
+        Some(response)
+    }
+
+    async fn read_head(&mut self) -> Option<Response> {
         let end = loop {
             if let Some(end) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
                 break end + 4;
@@ -96,15 +110,11 @@ impl Connection {
             .filter_map(|l| l.split_once(':'))
             .map(|(n, v)| (n.to_owned(), v.trim().to_owned()))
             .collect();
-        let mut response = Response {
+        Some(Response {
             status,
             headers,
             body: Vec::new(),
-        };
-        if status >= 200 && status != 204 && status != 304 {
-            response.body = self.body(&response).await?;
-        }
-        Some(response)
+        })
     }
 
     async fn body(&mut self, response: &Response) -> Option<Vec<u8>> {

@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+
+use super::eventually;
 
 #[derive(Debug, Clone)]
 pub struct Asked {
@@ -41,6 +43,8 @@ pub struct FakeOrigin {
     pub address: SocketAddr,
     pub state: Arc<State>,
     task: JoinHandle<()>,
+    /// While it is down: keeps the port from others, and refuses.
+    placeholder: Option<TcpSocket>,
 }
 
 impl Drop for FakeOrigin {
@@ -68,7 +72,27 @@ impl FakeOrigin {
             address,
             state,
             task,
+            placeholder: None,
         }
+    }
+
+    /// From now on connections are refused.
+    pub async fn go_down(&mut self) {
+        self.task.abort();
+        eventually("the origin's port is let go", || async {
+            self.task.is_finished()
+        })
+        .await;
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(self.address).unwrap();
+        self.placeholder = Some(socket);
+    }
+
+    /// Back at the same address.
+    pub async fn come_back(&mut self) {
+        drop(self.placeholder.take());
+        *self = Self::start_at(self.address).await;
     }
 
     pub fn asked(&self) -> Vec<Asked> {
@@ -102,7 +126,7 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> Option<()> {
             "/never" => std::future::pending().await,
             "/break" => return None,
             "/misrouted" if !state.accepts.load(Ordering::SeqCst) => {
-                status = "421 Misdirected Request"
+                status = "421 Misdirected Request";
             }
             _ => {}
         }

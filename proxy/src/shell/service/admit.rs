@@ -1,0 +1,165 @@
+//! Whether a request goes on, waits, or is answered: executes what `core::decide` says.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::HeaderValue;
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, ORIGIN, TRANSFER_ENCODING};
+use maia_common::ErrorCode;
+use pingora::proxy::Session;
+
+use super::Proxy;
+use super::failure::{BODY_TOO_LARGE, ORIGIN_REFUSES, STALE, rejection, tenant_detail};
+use super::request::{Ctx, Setback, facts_of, left, names_length_too, tenant_of};
+use crate::core::classify::{Class, classify};
+use crate::core::decide::{Decision, Epoch, Facts, HoldReason};
+use crate::core::redirect;
+use crate::shell::hold::Held;
+use crate::shell::metrics::Outcome;
+use crate::shell::response::Answer;
+
+/// How often a write that waits for its origin tries to connect.
+const CONNECT_EVERY: Duration = Duration::from_millis(100);
+/// How many times at most within the hold budget; well below [`super::MAX_TRIES`].
+const MAX_CONNECTS: u32 = 48;
+
+/// A decision, free of the topology that it was made on.
+enum Verdict {
+    Pass(Epoch, &'static str),
+    Hold(HoldReason),
+    Answer(Answer),
+}
+
+impl Proxy {
+    fn verdict(&self, tenant: &str, facts: &Facts<'_>, target: &[u8]) -> Verdict {
+        self.placements
+            .route(tenant, facts, |decision, _, _| match decision {
+                Decision::Local { epoch, .. } => Verdict::Pass(epoch, decision.reason()),
+                Decision::Hold(reason) => Verdict::Hold(reason),
+                Decision::Reject(code) => Verdict::Answer(Answer::problem(code, rejection(code))),
+                Decision::Redirect {
+                    to,
+                    primary,
+                    reason,
+                } => {
+                    let location = redirect::location(&to.public_url, target)
+                        .and_then(|l| HeaderValue::from_maybe_shared(Bytes::from(l)).ok());
+                    let primary = primary.and_then(|p| HeaderValue::from_str(p.as_str()).ok());
+                    Verdict::Answer(match location {
+                        Some(location) => Answer::Redirect {
+                            location,
+                            primary,
+                            reason,
+                        },
+                        None => Answer::problem(
+                            ErrorCode::InvalidRequest,
+                            "a request with this target can't be redirected",
+                        ),
+                    })
+                }
+            })
+    }
+
+    /// Decides about a fresh request: `None` to pass it on, or what to answer.
+    pub(super) async fn admit(&self, session: &mut Session, ctx: &mut Ctx) -> Option<Answer> {
+        let request = session.req_header();
+        if let Some(problem) = self.malformed(session) {
+            return Some(problem);
+        }
+        let preflight = request.headers.contains_key(ORIGIN)
+            && request.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+        ctx.class = classify(&request.method, preflight);
+        if ctx.class == Class::Preflight {
+            ctx.reason = "cors-preflight";
+            return None;
+        }
+        let tenant = match tenant_of(request) {
+            Ok(tenant) => tenant,
+            Err(e) => return Some(Answer::problem(e.code(), tenant_detail(e))),
+        };
+        match self.verdict(tenant, &facts_of(request, ctx.class), request.raw_path()) {
+            Verdict::Pass(epoch, reason) => ctx.pass(epoch, reason),
+            Verdict::Answer(answer) => Some(answer),
+            Verdict::Hold(reason) => self.hold(session, ctx, reason.code()).await,
+        }
+    }
+
+    /// Framing and size, before anything is believed.
+    fn malformed(&self, session: &Session) -> Option<Answer> {
+        let request = session.req_header();
+        if request.headers.contains_key(TRANSFER_ENCODING) && names_length_too(session) {
+            return Some(Answer::problem(
+                ErrorCode::InvalidRequest,
+                "the request has both Content-Length and Transfer-Encoding",
+            ));
+        }
+        let length = request.headers.get(CONTENT_LENGTH)?.to_str().ok()?;
+        let length: u64 = length.parse().ok()?;
+        (length > self.config.proxy.max_body_bytes).then_some(BODY_TOO_LARGE)
+    }
+
+    /// Waits until something else is decided than to wait. `None`: pass it on, or try again.
+    async fn hold(&self, session: &mut Session, ctx: &mut Ctx, first: ErrorCode) -> Option<Answer> {
+        ctx.outcome = Outcome::Hold;
+        ctx.reason = first.as_str();
+        let budget = self.config.proxy.hold_budget;
+        let began = Instant::now();
+        let until = *ctx.hold_until.get_or_insert(began + budget);
+        let again = CONNECT_EVERY.max(budget / MAX_CONNECTS);
+        let request = session.req_header().clone();
+        let (before, setback, class) = (ctx.epoch, ctx.setback, ctx.class);
+        let another_try = || match setback {
+            None => true,
+            Some(Setback::Stale) => false, // not before there is news
+            Some(Setback::Refused) => began.elapsed() >= again,
+        };
+        let mut why = first;
+        let decide = || {
+            let facts = facts_of(&request, class);
+            match self.verdict(tenant_of(&request).ok()?, &facts, request.raw_path()) {
+                Verdict::Hold(reason) => {
+                    why = reason.code();
+                    None
+                }
+                Verdict::Pass(epoch, _) if before == Some(epoch) && !another_try() => None,
+                verdict => Some(verdict),
+            }
+        };
+        let changes = self.placements.changes();
+        let gone = left(session);
+        let held = self.holds.hold(changes, until, again, gone, decide).await;
+        match held {
+            Held::Released(Verdict::Pass(epoch, reason)) => ctx.pass(epoch, reason),
+            Held::Released(Verdict::Answer(answer)) => Some(answer),
+            Held::Released(Verdict::Hold(_)) | Held::Expired => Some(expired(why)),
+            Held::Full => Some(expired(ErrorCode::HoldQueueFull)),
+            Held::Abandoned => {
+                session.set_keepalive(None);
+                Some(expired(why)) // nobody will read it
+            }
+        }
+    }
+
+    /// After a setback: waits, and decides anew. `None`: try the origin again.
+    pub(super) async fn after_setback(
+        &self,
+        session: &mut Session,
+        ctx: &mut Ctx,
+        setback: Setback,
+    ) -> Option<Answer> {
+        let why = match setback {
+            Setback::Stale => ErrorCode::StalePlacement,
+            Setback::Refused => ErrorCode::Unavailable,
+        };
+        self.hold(session, ctx, why).await
+    }
+}
+
+/// What a hold that came to nothing is answered with.
+fn expired(why: ErrorCode) -> Answer {
+    match why {
+        ErrorCode::StalePlacement => STALE,
+        ErrorCode::Unavailable => ORIGIN_REFUSES,
+        code => Answer::problem(code, rejection(code)),
+    }
+}

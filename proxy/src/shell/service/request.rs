@@ -1,0 +1,105 @@
+//! What the proxy knows of one request, and what it reads from its header.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::HeaderValue;
+use maia_common::headers;
+use pingora::http::RequestHeader;
+use pingora::proxy::Session;
+
+use crate::core::classify::Class;
+use crate::core::decide::{Epoch, Facts};
+use crate::core::tenant;
+use crate::shell::metrics::Outcome;
+use crate::shell::response::Answer;
+use crate::shell::stream::Guard;
+
+/// What did not work at the last try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Setback {
+    /// No connection.
+    Refused,
+    /// 421.
+    Stale,
+}
+
+/// What the proxy knows of one request.
+pub struct Ctx {
+    pub(super) started: Instant,
+    pub(super) guard: Option<Arc<Guard>>,
+    pub(super) class: Class,
+    pub(super) outcome: Outcome,
+    pub(super) reason: &'static str,
+    pub(super) epoch: Option<Epoch>,
+    pub(super) request_id: Option<HeaderValue>,
+    pub(super) received_bytes: u64,
+    pub(super) hold_until: Option<Instant>,
+    pub(super) setback: Option<Setback>,
+    pub(super) tries: usize,
+    pub(super) stale: bool,
+    /// What is answered in place of what an error would be.
+    pub(super) answer: Option<Answer>,
+}
+
+impl Ctx {
+    /// Nothing known yet; a write until its method says otherwise.
+    pub(super) fn new(started: Instant) -> Self {
+        Self {
+            started,
+            guard: None,
+            class: Class::Write,
+            outcome: Outcome::Local,
+            reason: "",
+            epoch: None,
+            request_id: None,
+            received_bytes: 0,
+            hold_until: None,
+            setback: None,
+            tries: 0,
+            stale: false,
+            answer: None,
+        }
+    }
+
+    /// Notes that the request is passed to the origin. Always `None`: nothing to answer.
+    pub(super) fn pass(&mut self, epoch: Epoch, reason: &'static str) -> Option<Answer> {
+        self.epoch = Some(epoch);
+        self.outcome = Outcome::Local;
+        self.reason = reason;
+        None
+    }
+}
+
+pub(super) fn tenant_of(request: &RequestHeader) -> Result<&str, tenant::TenantError> {
+    let values = request.headers.get_all(headers::TENANT).iter();
+    tenant::from_header(values.map(HeaderValue::as_bytes))
+}
+
+pub(super) fn facts_of(request: &RequestHeader, class: Class) -> Facts<'_> {
+    let preferred = request.headers.get(headers::PREFERRED_REGION);
+    Facts {
+        class,
+        preferred: preferred.and_then(|v| v.to_str().ok()),
+    }
+}
+
+/// Whether the client sent a Content-Length too: pingora drops it silently beside a
+/// Transfer-Encoding, but its presence means that someone reads the request otherwise.
+pub(super) fn names_length_too(session: &Session) -> bool {
+    const NAME: &[u8] = b"\ncontent-length";
+    session.as_downstream().as_http1().is_some_and(|h1| {
+        let raw = h1.get_headers_raw_bytes();
+        raw.windows(NAME.len())
+            .any(|w| w.eq_ignore_ascii_case(NAME))
+    })
+}
+
+/// Ends when the client leaves. Only seen while no body is left to read; on HTTP/2 always.
+pub(super) async fn left(session: &mut Session) {
+    let downstream = session.as_downstream_mut();
+    if !downstream.is_http2() && !downstream.is_body_done() {
+        std::future::pending::<()>().await;
+    }
+    let _closed = downstream.read_body_or_idle(true).await;
+}
