@@ -26,8 +26,6 @@ const IMPURE: &[&str] = &[
     "Mutex",
     "RwLock",
     "OnceLock",
-    "Atomic",
-    "ArcSwap",
     "reqwest",
     "rocksdb",
     "tracing::",
@@ -62,6 +60,7 @@ impl Source {
             || self.path.contains("/benches/")
             || self.path.starts_with("benches/")
             || name == "tests.rs"
+            || name.ends_with("_test.rs")
             || name.ends_with("_tests.rs")
     }
 

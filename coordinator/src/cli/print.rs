@@ -71,10 +71,43 @@ pub fn text(value: &Value) -> String {
     }
 }
 
+/// Microseconds since 1970 as `2026-11-23 07:30:29.858Z`. The calendar is Howard Hinnant's
+/// `civil_from_days`, for years from 1970 on.
+#[must_use]
+pub fn utc(unix_us: u64) -> String {
+    let (ms, days) = (unix_us / 1000, unix_us / 86_400_000_000);
+    let since_march_0000 = days + 719_468;
+    let era = since_march_0000 / 146_097;
+    let day_of_era = since_march_0000 % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (ms / 3_600_000 % 24, ms / 60_000 % 60, ms / 1000 % 60);
+    format!(
+        "{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{:03}Z",
+        ms % 1000
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        assert_eq!(utc(0), "1970-01-01 00:00:00.000Z");
+        assert_eq!(utc(951_782_400_000_000), "2000-02-29 00:00:00.000Z");
+        assert_eq!(utc(1_795_419_029_858_191), "2026-11-23 07:30:29.858Z");
+    }
 
     #[test]
     fn cells_are_plain() {

@@ -167,7 +167,9 @@ fn event_line(output: Output, event: &Value) {
     print::line(&format!(
         "{:>8}  {}  {}  {}",
         print::text(&event["revision"]),
-        print::text(&event["time"]),
+        event["time"]
+            .as_u64()
+            .map_or_else(|| print::text(&event["time"]), print::utc),
         print::text(&event["kind"]),
         rest.join(" ")
     ));

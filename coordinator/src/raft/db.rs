@@ -7,7 +7,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, Options};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
+    Options,
+};
 
 /// The log of every group.
 pub(crate) const CF_LOG: &str = "log";
@@ -97,6 +100,9 @@ pub(crate) fn open_raft(
 ) -> Result<Arc<DB>, DbOpenError> {
     let mut options = base_options(memory.raft_write_buffer_bytes);
     options.set_max_total_wal_size(memory.raft_write_buffer_bytes as u64);
+    // What was synced was promised to others. The default mode would silently forget all that
+    // follows a damaged record; this one forgets only a last record that was never finished.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     let families = [CF_LOG, CF_HARD_STATE, CF_QUARANTINE];
     open(dir.join("raft"), &options, cache, &families)
 }

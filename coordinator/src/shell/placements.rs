@@ -180,6 +180,9 @@ impl Placements {
             Some(key) => plans::transaction_id(Some(key), &what, 0),
             None => plans::transaction_id(None, "put", fastrand::u64(..)),
         };
+        // A plan on an older state could refuse, or find nothing to change, where the newest state
+        // says otherwise: a commit would notice, these two commit nothing.
+        self.settle(deadline).await?;
         for _ in 0..MAX_PLANS {
             let cluster = self.cluster.state();
             let (key, properties) = request
@@ -242,6 +245,7 @@ impl Placements {
         expected: Expected,
         deadline: Instant,
     ) -> Result<(), Refusal> {
+        self.settle(deadline).await?;
         for _ in 0..MAX_PLANS {
             let Some(present) = self.stored(tenant)? else {
                 return Err(unknown_tenant(tenant));
@@ -321,7 +325,7 @@ impl Placements {
         Ok(stored.filter(|g| g.value.state == GroupState::Active))
     }
 
-    /// After a conflict: the newest state, read from here, or the next plan is as old as this one.
+    /// Waits for the newest state to be what is read here.
     async fn settle(&self, deadline: Instant) -> Result<(), Refusal> {
         self.store.catch_up(deadline).await?;
         let newest = *self.store.revisions().borrow();
