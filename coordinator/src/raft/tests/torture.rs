@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use maia_common::invariants;
 use maia_common::{GroupId, NodeId, Term};
 
 use super::super::config::Sabotage;
@@ -62,10 +63,8 @@ impl History {
             .unwrap()
             .entry((group, term))
             .or_insert(leader);
-        if first != leader {
-            self.findings.add(format!(
-                "group {group} term {term}: {first} and {leader} lead"
-            ));
+        if let Err(violation) = invariants::one_writer((term, first), (term, leader)) {
+            self.findings.add(format!("group {group}: {violation}"));
         }
     }
 
@@ -82,11 +81,10 @@ impl History {
             let mut terms = self.terms.lock().unwrap();
             let highest = terms.entry((node, group)).or_default();
             // A new instance reports term 0 before it has looked at its disk.
-            if status.term < *highest && status.term > Term::default() {
-                self.findings.add(format!(
-                    "{node} went from term {highest} to {}",
-                    status.term
-                ));
+            if status.term > Term::default()
+                && let Err(violation) = invariants::monotone(*highest, status.term)
+            {
+                self.findings.add(format!("node {node}: {violation}"));
             }
             *highest = status.term.max(*highest);
         }
@@ -345,8 +343,9 @@ async fn verify(field: &Field) {
         let acknowledged = field.history.acknowledged.lock().unwrap();
         for (_, index, body) in acknowledged.iter().filter(|(g, _, _)| *g == group) {
             let found = log.get(&group_key(group, &index.to_be_bytes()));
-            if found.map(Vec::as_slice) != Some(body.as_bytes()) {
-                findings.add(format!("group {group} index {index}: `{body}` is lost"));
+            let kept = invariants::no_acked_loss(body.as_bytes(), found.map(Vec::as_slice));
+            if let Err(violation) = kept {
+                findings.add(format!("group {group} index {index}: {violation}"));
             }
         }
     }
