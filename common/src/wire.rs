@@ -20,7 +20,7 @@ pub mod record {
 }
 
 /// Raft between coordinators, and what the engine persists, version 1.
-#[expect(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
+#[expect(clippy::pedantic, reason = "generated")]
 pub mod raft {
     tonic::include_proto!("maia.raft.v1");
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use maia_common::{GroupId, NodeId};
+use maia_common::{GroupId, Index, NodeId};
 
 use super::engine::Engine;
 use super::errors::GroupError;
@@ -59,8 +59,8 @@ impl Engine {
             return refuse("it has no vote");
         }
         let matched = status.matched.iter().find(|(node, _)| *node == to);
-        let matched = matched.and_then(|(_, index)| *index).map_or(0, |i| i.get());
-        let last = status.last_log.map_or(0, |i| i.get());
+        let matched = matched.and_then(|(_, index)| *index).map_or(0, Index::get);
+        let last = status.last_log.map_or(0, Index::get);
         if matched + TRANSFER_MAX_LAG < last {
             return refuse(&format!("it has {matched} of {last} records"));
         }

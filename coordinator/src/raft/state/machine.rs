@@ -51,7 +51,7 @@ impl GroupMachine {
         disk: Arc<DiskGuard>,
     ) -> io::Result<Self> {
         if state.is_installing(group)? {
-            let current = snapshots.current(group)?.ok_or_else(|| {
+            let current = snapshots.current(group).ok_or_else(|| {
                 io::Error::other(format!(
                     "group {group} stopped while it installed a snapshot, and the snapshot's file \
                      is gone; remove this node from the group and add a new node"
@@ -191,6 +191,6 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {
-        self.snapshots.current(self.group)
+        Ok(self.snapshots.current(self.group))
     }
 }

@@ -19,7 +19,7 @@ const LEASE: Duration = Duration::from_secs(3);
 async fn stale_read_happens(sabotage: Option<Sabotage>) -> bool {
     let field = Field::new(1, &[G], move |config| {
         config.heartbeat = Duration::from_millis(50);
-        config.election_min = LEASE - Duration::from_millis(500);
+        config.election_min = LEASE.saturating_sub(Duration::from_millis(500));
         config.election_max = LEASE;
         config.sabotage = sabotage;
     });
