@@ -1,1 +1,1 @@
-//! placeholder
+//! Criterion benches of the workspace live under `benches/`; this library is empty.

@@ -9,6 +9,7 @@ pub mod duration;
 pub mod error_code;
 pub mod headers;
 pub mod ids;
+pub mod invariants;
 pub mod limits;
 pub mod logging;
 pub mod metrics;

@@ -17,8 +17,9 @@ use serde::Deserialize;
 use super::placements::{idempotency_key, page_limit};
 use super::problem::ApiError;
 use super::{Api, deadline};
+use crate::core::data::{etag, parse_etag};
 use crate::core::record::Idempotency;
-use crate::shell::data::{Resource, WriteRequest, Written, etag, parse_etag};
+use crate::shell::data::{Resource, WriteRequest, Written};
 
 type Answer = Result<Response, ApiError>;
 type Body = Result<Bytes, BytesRejection>;

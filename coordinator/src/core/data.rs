@@ -13,10 +13,12 @@
 //! A deletion removes the row; tombstones come with conflict resolution.
 
 mod apply;
+mod etag;
 mod keys;
 mod patch;
 
 pub use apply::{DATA_VERSION, apply, decode_outcome, decode_resource};
+pub use etag::{etag, parse_etag};
 pub use keys::{resource_id_of, resource_key, type_prefix};
 
 #[cfg(test)]

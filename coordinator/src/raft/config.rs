@@ -47,6 +47,8 @@ pub struct EngineConfig {
 pub(crate) enum Sabotage {
     /// The log store says that entries and votes are durable, and writes them later.
     AnswerBeforeSync,
+    /// A restarted node votes at once.
+    NoVoteSilence,
 }
 
 /// When to take snapshots, and what to keep of the log.

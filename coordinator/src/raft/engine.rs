@@ -35,6 +35,7 @@ use super::groups::{GroupEntry, Groups};
 use super::log::flusher::Flusher;
 use super::log::recovery;
 use super::log::store::{GroupLog, SharedTail};
+use super::log::tail::Tail;
 use super::snapshot::SnapshotStore;
 use super::state::applier::Applier;
 use super::state::db::StateDb;
@@ -46,9 +47,6 @@ use super::transport::inbound::Inbound;
 use super::transport::network::GroupNetworks;
 use super::types::RaftNode;
 
-/// A target of a transfer may lag the leader's log by this many entries: it catches up within the
-/// time that openraft grants.
-const TRANSFER_MAX_LAG: u64 = 128;
 /// How long a group's instance may take to end.
 const GROUP_STOP: Duration = Duration::from_secs(5);
 
@@ -66,7 +64,6 @@ pub struct Engine {
     counters: Arc<Counters>,
     events: LeaderEvents,
     tasks: Tasks,
-    started: Instant,
     /// Groups start one at a time.
     starting: tokio::sync::Mutex<()>,
     control: Handle,
@@ -130,7 +127,6 @@ impl Engine {
             counters,
             events: LeaderEvents::new(),
             tasks: Tasks::new(),
-            started: Instant::now(),
             starting: tokio::sync::Mutex::default(),
             control: control.handle().clone(),
             runtimes: Mutex::new(Some((control, bulk))),
@@ -161,8 +157,9 @@ impl Engine {
         }
     }
 
-    /// Starts this node's instance of a group; does nothing when it runs. Only ever called because
-    /// a group's record says so, never because of a message.
+    /// Starts this node's instance of a group; does nothing when it runs, and starts it anew when it
+    /// has stopped over an error. Only ever called because a group's record says so, never because
+    /// of a message.
     ///
     /// # Errors
     /// [`GroupError::GroupLeft`], or [`GroupError::Stopped`] when its storage is damaged: other
@@ -181,8 +178,11 @@ impl Engine {
 
     async fn start(&self, group: GroupId) -> Result<(), GroupError> {
         let _one_at_a_time = self.starting.lock().await;
-        if self.groups.running(group).is_some() {
-            return Ok(());
+        if let Some(running) = self.groups.running(group) {
+            if running.stopped().is_none() {
+                return Ok(());
+            }
+            end_instance(&running).await;
         }
         let failed = |reason: String| GroupError::Stopped { group, reason };
         let left = recovery::has_left(&self.raft_db, group).map_err(|e| failed(e.to_string()))?;
@@ -212,13 +212,7 @@ impl Engine {
         let tail = recovery::load_tail(&self.raft_db, group, self.config.tail_bytes)
             .map_err(|e| e.to_string())?;
         let has_voted = tail.vote.is_some();
-        let log = GroupLog {
-            group,
-            tail: SharedTail::new(tail),
-            db: Arc::clone(&self.raft_db),
-            flusher: Arc::clone(&self.flusher),
-            state: Arc::clone(&self.state),
-        };
+        let log = self.log_of(group, tail);
         self.snapshots.load(group).map_err(|e| e.to_string())?;
         let machine = GroupMachine::open(
             group,
@@ -226,6 +220,7 @@ impl Engine {
             Arc::clone(&self.snapshots),
             Arc::clone(&self.applier),
             Arc::clone(&self.counters),
+            Arc::clone(&self.disk),
         );
         let machine = machine.await.map_err(|e| e.to_string())?;
         let networks = GroupNetworks {
@@ -237,19 +232,30 @@ impl Engine {
         };
         let config = Arc::new(self.config.raft_config(has_voted)?);
         let node = self.config.node;
-        let raft = RaftNode::new(node.get(), config, networks, log.clone(), machine).await;
+        let raft = RaftNode::new(node.get(), config, networks, log, machine).await;
         let raft = raft.map_err(|e| e.to_string())?;
         let silent = has_voted && !is_alone(&raft, node).await;
-        let silent_until = silent.then(|| self.started + self.config.election_max);
+        #[cfg(test)]
+        let silent = silent && self.config.sabotage != Some(super::config::Sabotage::NoVoteSilence);
+        let silent_until = silent.then(|| Instant::now() + self.config.election_max);
         let gate = Gate::new(self.config.max_in_flight_proposals);
         Ok(Group {
             id: group,
             node,
             raft,
-            log,
             gate,
             silent_until,
         })
+    }
+
+    fn log_of(&self, group: GroupId, tail: Tail) -> GroupLog {
+        GroupLog {
+            group,
+            tail: SharedTail::new(tail),
+            db: Arc::clone(&self.raft_db),
+            flusher: Arc::clone(&self.flusher),
+            state: Arc::clone(&self.state),
+        }
     }
 
     /// Lets the group campaign once its silence is over.
@@ -307,11 +313,13 @@ impl Engine {
 
     async fn leave(&self, group: GroupId) -> Result<(), GroupError> {
         let _one_at_a_time = self.starting.lock().await;
-        let running = self.running(group)?;
-        self.groups.remove(group);
-        end_instance(&running).await;
+        match self.groups.remove(group) {
+            None => return Err(GroupError::UnknownGroup(group)),
+            Some(GroupEntry::Running(running)) => end_instance(&running).await,
+            Some(GroupEntry::Failed(_)) => {}
+        }
         let done = async {
-            running.log.leave().await?;
+            self.log_of(group, Tail::new(0)).leave().await?;
             let mut batch = rocksdb::WriteBatch::default();
             self.state.delete_group(&mut batch, group);
             self.state.write(batch)?;
@@ -343,103 +351,6 @@ impl Engine {
     #[must_use]
     pub fn leader_events(&self) -> LeaderEvents {
         self.events.clone()
-    }
-
-    /// Has this node campaign now, pre-vote first.
-    ///
-    /// # Errors
-    /// [`GroupError`] when the group does not run here, or this node has just started.
-    pub async fn trigger_election(&self, group: GroupId) -> Result<(), GroupError> {
-        let running = self.running(group)?;
-        if running.is_silent(Instant::now()) {
-            return Err(GroupError::Silent(group));
-        }
-        let elected = running.raft.trigger().elect(true).await;
-        elected.map_err(|e| GroupError::Stopped {
-            group,
-            reason: e.to_string(),
-        })
-    }
-
-    /// Hands the group to a voter that has caught up. Once asked, openraft cannot be stopped: if
-    /// the target fails, the price is one election.
-    ///
-    /// # Errors
-    /// [`GroupError::NotLeader`], or [`GroupError::TransferTarget`] when the target is no voter or
-    /// lags.
-    pub async fn transfer(&self, group: GroupId, to: NodeId) -> Result<(), GroupError> {
-        let running = self.running(group)?;
-        let status = running.status();
-        if status.leader != Some(self.config.node) {
-            return Err(GroupError::NotLeader {
-                group,
-                leader: status.leader,
-            });
-        }
-        if to == self.config.node {
-            return Ok(());
-        }
-        let refuse = |reason: &str| {
-            Err(GroupError::TransferTarget {
-                group,
-                to,
-                reason: reason.to_owned(),
-            })
-        };
-        if !status.voters.contains(&to) {
-            return refuse("it has no vote");
-        }
-        let matched = status.matched.iter().find(|(node, _)| *node == to);
-        let matched = matched.and_then(|(_, index)| *index).map_or(0, |i| i.get());
-        let last = status.last_log.map_or(0, |i| i.get());
-        if matched + TRANSFER_MAX_LAG < last {
-            return refuse(&format!("it has {matched} of {last} records"));
-        }
-        let asked = running.raft.trigger().transfer_leader(to.get()).await;
-        asked.map_err(|e| GroupError::Stopped {
-            group,
-            reason: e.to_string(),
-        })
-    }
-
-    /// Adds a member without a vote, or does nothing if it is one; returns when that is committed.
-    ///
-    /// # Errors
-    /// [`GroupError`]; [`GroupError::NotLeader`] away from the leader.
-    pub async fn add_learner(&self, group: GroupId, node: NodeId) -> Result<(), GroupError> {
-        let running = self.running(group)?;
-        let added = running
-            .raft
-            .add_learner(node.get(), openraft::EmptyNode {}, false)
-            .await;
-        added.map(drop).map_err(|e| running.membership_error(&e))
-    }
-
-    /// Makes these the voters; members that were voters and are not named leave the group.
-    ///
-    /// # Errors
-    /// [`GroupError`]; [`GroupError::NotLeader`] away from the leader.
-    pub async fn change_voters(
-        &self,
-        group: GroupId,
-        voters: BTreeSet<NodeId>,
-    ) -> Result<(), GroupError> {
-        let running = self.running(group)?;
-        let voters: BTreeSet<u64> = voters.into_iter().map(NodeId::get).collect();
-        let changed = running.raft.change_membership(voters, false).await;
-        changed.map(drop).map_err(|e| running.membership_error(&e))
-    }
-
-    /// Takes a snapshot of the group soon, whatever the rules say.
-    ///
-    /// # Errors
-    /// [`GroupError`] when the group does not run here.
-    pub async fn trigger_snapshot(&self, group: GroupId) -> Result<(), GroupError> {
-        let asked = self.running(group)?.raft.trigger().snapshot().await;
-        asked.map_err(|e| GroupError::Stopped {
-            group,
-            reason: e.to_string(),
-        })
     }
 
     /// Reads of applied state.

@@ -7,7 +7,6 @@ use maia_common::{GroupId, Index, NodeId, Term};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Instant as _, ServerState};
 
-use super::log::store::GroupLog;
 use super::types::{RaftNode, node_of, position_of, term_of};
 use maia_common::Position;
 
@@ -16,7 +15,6 @@ pub(crate) struct Group {
     pub(crate) id: GroupId,
     pub(crate) node: NodeId,
     pub(crate) raft: RaftNode,
-    pub(crate) log: GroupLog,
     /// Bounds the proposals in flight.
     pub(crate) gate: Gate,
     /// Until then this node neither votes nor campaigns in this group; none: it had never voted.

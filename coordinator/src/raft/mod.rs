@@ -24,6 +24,7 @@ pub mod events;
 pub mod group;
 mod groups;
 pub mod keys;
+mod leadership;
 mod log;
 pub mod propose;
 pub mod snapshot;

@@ -63,9 +63,8 @@ impl Engine {
         let patience = deadline.min(Instant::now() + self.config.election_max);
         loop {
             let write = group.raft.client_write(record.clone());
-            let written = match tokio::time::timeout_at(deadline.into(), write).await {
-                Err(_) => return Err(ProposeError::OutcomeUnknown),
-                Ok(written) => written,
+            let Ok(written) = tokio::time::timeout_at(deadline.into(), write).await else {
+                return Err(ProposeError::OutcomeUnknown);
             };
             return match written {
                 Ok(response) => {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use maia_common::ids::GroupId;
+use maia_common::invariants::{self, Violations};
 use maia_common::position::{Revision, Term};
 use maia_common::topology::Leader;
 use maia_common::wire::record::MetaChange;
@@ -37,6 +38,7 @@ pub struct Cluster {
     state: Arc<ArcSwap<ClusterState>>,
     changed: watch::Receiver<Revision>,
     hints: mpsc::Sender<Hint>,
+    violations: Arc<Violations>,
 }
 
 impl Cluster {
@@ -50,6 +52,12 @@ impl Cluster {
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<Revision> {
         self.changed.clone()
+    }
+
+    /// Invariants that this node saw violated.
+    #[must_use]
+    pub fn violations(&self) -> &Violations {
+        &self.violations
     }
 
     /// Takes a hint. Never waits.
@@ -92,6 +100,7 @@ pub struct ClusterLoop {
     state: Arc<ArcSwap<ClusterState>>,
     changed: watch::Sender<Revision>,
     hints: mpsc::Receiver<Hint>,
+    violations: Arc<Violations>,
 }
 
 impl ClusterLoop {
@@ -105,10 +114,12 @@ impl ClusterLoop {
         let state = Arc::new(ArcSwap::from_pointee(ClusterState::default()));
         let (changed, changes) = watch::channel(Revision::default());
         let (hint_sender, hints) = mpsc::channel(HINT_BACKLOG);
+        let violations = Arc::new(Violations::default());
         let cluster = Cluster {
             state: Arc::clone(&state),
             changed: changes,
             hints: hint_sender,
+            violations: Arc::clone(&violations),
         };
         let current = ClusterState::default();
         (
@@ -120,6 +131,7 @@ impl ClusterLoop {
                 state,
                 changed,
                 hints,
+                violations,
             },
             cluster,
         )
@@ -195,6 +207,7 @@ impl ClusterLoop {
     fn take_hint(&mut self, hint: Hint) {
         let message = match hint {
             Hint::Leader(group, leader) => {
+                self.check_leader(group, &leader);
                 if !self.current.offer_leader(group, leader.clone()) {
                     return;
                 }
@@ -209,6 +222,14 @@ impl ClusterLoop {
         };
         self.publish();
         self.hub.hint(message);
+    }
+
+    /// I1, where it costs nothing: a term of a group has one leader, whoever tells of it.
+    fn check_leader(&self, group: GroupId, leader: &Leader) {
+        if let Some(known) = self.current.leaders.get(&group) {
+            let (known, seen) = ((known.term, known.node), (leader.term, leader.node));
+            self.violations.check(invariants::one_writer(known, seen));
+        }
     }
 
     fn publish(&mut self) {

@@ -9,11 +9,13 @@
 //! data followers), I8 (a retry inside this module is made only with an idempotency key, or when
 //! nothing was proposed), I10 (no placement, no write).
 
+mod read;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use maia_common::error_code::ErrorCode;
-use maia_common::ids::{GroupId, NodeId, RegionName, ResourceId, ResourceType, TenantId};
+use maia_common::ids::{GroupId, NodeId, RegionName, TenantId};
 use maia_common::placement::{Placement, PlacementState, ShortagePolicy, SyncMode};
 use maia_common::position::Position;
 use maia_common::runtime::Backoff;
@@ -28,7 +30,7 @@ use crate::core::data as core;
 use crate::core::keyspace;
 use crate::core::record::{Idempotency, Record, RecordFields, RecordKind};
 use crate::metastore::{self, Metastore};
-use crate::raft::{Engine, ProposeError, StateCf, StateView};
+use crate::raft::{Engine, ProposeError};
 
 /// How long to ask the metastore's leader about a placement that is not known here.
 const PLACEMENT_PATIENCE: Duration = Duration::from_secs(1);
@@ -381,134 +383,6 @@ impl DataService {
         regions.dedup();
         regions
     }
-
-    /// Makes sure that reads of this tenant may be served here; with `strong`, that they see all
-    /// writes acknowledged before this call. Returns the group to read from.
-    ///
-    /// # Errors
-    /// [`Refusal`]; `stale_placement` where no copy is kept here.
-    pub async fn prepare_read(
-        &self,
-        tenant: &TenantId,
-        strong: bool,
-        deadline: Instant,
-    ) -> Result<GroupId, Refusal> {
-        let group = self.home_caught_up(tenant, deadline).await?.group;
-        if self.engine.status(group).is_none() {
-            let text = format!(
-                "no copy of tenant `{tenant}` is kept in region {}",
-                self.region
-            );
-            return Err(Refusal::new(ErrorCode::StalePlacement, text));
-        }
-        if strong {
-            let position = self.read_index(group, deadline).await?;
-            if self
-                .engine
-                .wait_applied(group, position, deadline)
-                .await
-                .is_err()
-            {
-                return Err(Refusal::new(
-                    ErrorCode::NotYet,
-                    "this replica is behind its leader",
-                ));
-            }
-        }
-        Ok(group)
-    }
-
-    async fn read_index(&self, group: GroupId, deadline: Instant) -> Result<Position, Refusal> {
-        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(100));
-        loop {
-            let position = match self.leader_of(group) {
-                Some(node) if node == self.node => {
-                    self.engine.read_barrier(group, deadline).await.ok()
-                }
-                Some(node) => self.peers.read_index(node, group, deadline).await.ok(),
-                None => None,
-            };
-            if let Some(position) = position {
-                return Ok(position);
-            }
-            let wait = backoff.next(fastrand::f64());
-            if Instant::now() + wait >= deadline {
-                return Err(leaderless(group));
-            }
-            tokio::time::sleep(wait).await;
-        }
-    }
-
-    /// A resource as applied here.
-    ///
-    /// # Errors
-    /// [`Refusal`] when the state can't be read.
-    pub fn read(
-        &self,
-        group: GroupId,
-        tenant: &TenantId,
-        kind: &ResourceType,
-        id: &ResourceId,
-    ) -> Result<Option<Resource>, Refusal> {
-        let key = core::resource_key(group, tenant, kind, id);
-        let found = self
-            .engine
-            .state()
-            .get(StateCf::Data, &key)
-            .map_err(unreadable)?;
-        found
-            .map(core::decode_resource)
-            .transpose()
-            .map_err(unreadable)
-    }
-
-    /// Up to `limit` resources of a type whose ids begin with `prefix`, in the order of ids, after
-    /// `after`.
-    ///
-    /// # Errors
-    /// [`Refusal`] when the state can't be read.
-    pub fn list(
-        &self,
-        group: GroupId,
-        tenant: &TenantId,
-        kind: &ResourceType,
-        prefix: &str,
-        after: Option<&ResourceId>,
-        limit: usize,
-    ) -> Result<Vec<(ResourceId, Resource)>, Refusal> {
-        let whole = core::type_prefix(group, tenant, kind);
-        let mut start = whole.clone();
-        start.extend_from_slice(prefix.as_bytes());
-        let after = after.map(|id| core::resource_key(group, tenant, kind, id));
-        let state = self.engine.state();
-        let rows = state
-            .scan(StateCf::Data, &start, after.as_deref(), limit)
-            .map_err(unreadable)?;
-        rows.into_iter()
-            .filter_map(|(key, bytes)| Some((core::resource_id_of(&key, &whole)?, bytes)))
-            .map(|(id, bytes)| Ok((id, core::decode_resource(bytes).map_err(unreadable)?)))
-            .collect()
-    }
-}
-
-/// The version of a resource as an entity tag: `"group-term-index"`.
-#[must_use]
-pub fn etag(version: Option<&wire::Version>) -> String {
-    let version = version.copied().unwrap_or_default();
-    format!("\"{}-{}-{}\"", version.group, version.term, version.index)
-}
-
-/// Reads what [`etag`] wrote.
-#[must_use]
-pub fn parse_etag(text: &str) -> Option<wire::Version> {
-    let inner = text.trim().strip_prefix('"')?.strip_suffix('"')?;
-    let mut parts = inner.split('-').map(str::parse::<u64>);
-    let mut next = || parts.next()?.ok();
-    let (group, term, index) = (next()?, next()?, next()?);
-    parts
-        .next()
-        .is_none()
-        .then_some(wire::Version { group, term, index })
 }
 
 fn outcome_unknown() -> Refusal {
@@ -523,35 +397,4 @@ fn leaderless(group: GroupId) -> Refusal {
         ErrorCode::GroupLeaderless,
         format!("group {group} has no leader now"),
     )
-}
-
-fn unreadable(error: crate::raft::StateError) -> Refusal {
-    tracing::error!(%error, "state can't be read");
-    Refusal::new(ErrorCode::Internal, "the stored data can't be read")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_entity_tag_is_read_back() {
-        let version = wire::Version {
-            group: 1,
-            term: 2,
-            index: 3,
-        };
-        assert_eq!(etag(Some(&version)), "\"1-2-3\"");
-        assert_eq!(parse_etag("\"1-2-3\""), Some(version));
-        for bad in [
-            "1-2-3",
-            "\"1-2\"",
-            "\"1-2-3-4\"",
-            "W/\"1-2-3\"",
-            "\"a-b-c\"",
-            "",
-        ] {
-            assert_eq!(parse_etag(bad), None, "{bad}");
-        }
-    }
 }

@@ -18,8 +18,8 @@ use maia_common::wire::feed::feed_server::FeedServer;
 use maia_common::wire::peer::peer_server::PeerServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::interceptor::InterceptedService;
+use tonic::transport::server::TcpIncoming;
 
 use super::applier::RecordApplier;
 use super::bootstrap;
@@ -222,7 +222,6 @@ impl Parts {
             self.tasks.clone(),
         );
         let server = tonic::transport::Server::builder()
-            .tcp_nodelay(true)
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
             .http2_keepalive_timeout(Some(Duration::from_secs(5)))
             .add_service(InterceptedService::new(
@@ -236,7 +235,9 @@ impl Parts {
             .add_service(InterceptedService::new(FeedServer::new(feed), check));
         let stop = self.tasks.stop().clone();
         self.tasks.spawn("rpc listener", async move {
-            let incoming = TcpListenerStream::new(listener);
+            // The builder's own setting does not reach connections that are accepted elsewhere, and
+            // without it each answer waits for a delayed acknowledgement.
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let ended = stop
                 .run_until_cancelled(server.serve_with_incoming(incoming))
                 .await;

@@ -43,6 +43,7 @@ pub struct ProxyProcess {
 }
 
 impl Drop for ProxyProcess {
+    #[expect(clippy::print_stdout, reason = "a failed test shows the proxy's log")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             println!("the proxy's log:\n{}", self.log());

@@ -83,3 +83,85 @@ fn write_synced(state: &StateDb, batch: WriteBatch) -> io::Result<()> {
     state.write(batch)?;
     state.db.flush_wal(true).map_err(super::super::db::io_error)
 }
+
+#[cfg(test)]
+mod tests {
+    use rocksdb::Cache;
+
+    use super::super::super::config::DbMemory;
+    use super::super::super::db::{StateCf, open_state};
+    use super::super::super::state::reader;
+    use super::super::super::types::{RaftStoredMembership, log_id};
+    use super::super::SnapshotStore;
+    use super::super::format::Writer;
+    use super::*;
+
+    const G: GroupId = GroupId::new(4);
+    const OTHER: GroupId = GroupId::new(5);
+
+    fn state(dir: &std::path::Path) -> StateDb {
+        let cache = Cache::new_lru_cache(1 << 20);
+        StateDb::new(open_state(dir, &DbMemory::default(), &cache, false).unwrap())
+    }
+
+    fn put(state: &StateDb, group: GroupId, suffix: &[u8]) {
+        let cf = family(&state.db, StateCf::Data.name());
+        state
+            .db
+            .put_cf(cf, group_key(group, suffix), b"old")
+            .unwrap();
+    }
+
+    fn rows(state: &StateDb, group: GroupId) -> Vec<Vec<u8>> {
+        let prefix = group_key(group, &[]);
+        let rows = reader::scan(&state.db, StateCf::Data, &prefix, None, usize::MAX).unwrap();
+        rows.into_iter().map(|(key, _)| key[8..].to_vec()).collect()
+    }
+
+    fn snapshot(store: &SnapshotStore, keys: &[&[u8]]) -> (RaftSnapshotMeta, SnapshotFile) {
+        let file = store.temporary().unwrap();
+        let meta = RaftSnapshotMeta {
+            last_log_id: Some(log_id(3, 30)),
+            last_membership: RaftStoredMembership::default(),
+        };
+        let mut writer = Writer::new(&file.file, G, &meta).unwrap();
+        for key in keys {
+            writer.row(StateCf::Data, key, b"new").unwrap();
+        }
+        writer.finish(&file.file).unwrap();
+        (meta, file)
+    }
+
+    #[test]
+    fn it_replaces_the_group_and_nothing_else() {
+        for pieces in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let state = state(dir.path());
+            put(&state, G, b"a");
+            put(&state, OTHER, b"a");
+            let store = SnapshotStore::open(dir.path()).unwrap();
+            let (meta, file) = snapshot(&store, &[b"b", b"c"]);
+            install_blocking(&state, G, &meta, &file, pieces).unwrap();
+            assert_eq!(rows(&state, G), [b"b", b"c"]);
+            assert_eq!(rows(&state, OTHER), [b"a"]);
+            assert_eq!(state.applied(G).unwrap().0, meta.last_log_id);
+            assert!(!state.is_installing(G).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_damaged_snapshot_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = state(dir.path());
+        put(&state, G, b"a");
+        let store = SnapshotStore::open(dir.path()).unwrap();
+        let (meta, file) = snapshot(&store, &[b"b"]);
+        let length = file.length_bytes().unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&*file.file, b"x", length / 2).unwrap();
+        for pieces in [false, true] {
+            assert!(install_blocking(&state, G, &meta, &file, pieces).is_err());
+            assert_eq!(rows(&state, G), [b"a"]);
+            assert!(!state.is_installing(G).unwrap());
+        }
+    }
+}

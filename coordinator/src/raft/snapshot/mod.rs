@@ -105,8 +105,8 @@ impl SnapshotStore {
     }
 
     /// The group's newest snapshot.
-    pub(crate) fn current(&self, group: GroupId) -> io::Result<Option<RaftSnapshot>> {
-        Ok(self.lock().get(&group).cloned())
+    pub(crate) fn current(&self, group: GroupId) -> Option<RaftSnapshot> {
+        self.lock().get(&group).cloned()
     }
 
     /// Deletes the group's snapshot.

@@ -11,6 +11,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 
 use super::super::counters::Counters;
+use super::super::disk::{DiskGuard, DiskRoom};
 use super::super::snapshot::builder::SnapshotBuilder;
 use super::super::snapshot::{SnapshotFile, SnapshotStore, install};
 use super::super::types::{
@@ -32,6 +33,7 @@ pub(crate) struct GroupMachine {
     pub(crate) snapshots: Arc<SnapshotStore>,
     pub(crate) applier: Arc<dyn Applier>,
     pub(crate) counters: Arc<Counters>,
+    disk: Arc<DiskGuard>,
     applied: Option<RaftLogId>,
     membership: RaftStoredMembership,
 }
@@ -46,9 +48,10 @@ impl GroupMachine {
         snapshots: Arc<SnapshotStore>,
         applier: Arc<dyn Applier>,
         counters: Arc<Counters>,
+        disk: Arc<DiskGuard>,
     ) -> io::Result<Self> {
         if state.is_installing(group)? {
-            let current = snapshots.current(group)?.ok_or_else(|| {
+            let current = snapshots.current(group).ok_or_else(|| {
                 io::Error::other(format!(
                     "group {group} stopped while it installed a snapshot, and the snapshot's file \
                      is gone; remove this node from the group and add a new node"
@@ -63,6 +66,7 @@ impl GroupMachine {
             snapshots,
             applier,
             counters,
+            disk,
             applied,
             membership,
         })
@@ -155,6 +159,15 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
         self.apply_batch(batch)
     }
 
+    /// No snapshot onto a disk that is nearly full, unless a follower needs it: a failed one would
+    /// stop the group.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
+        if !force && self.disk.room() != DiskRoom::Enough {
+            return None;
+        }
+        Some(self.get_snapshot_builder().await)
+    }
+
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
         SnapshotBuilder {
             group: self.group,
@@ -178,6 +191,6 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {
-        self.snapshots.current(self.group)
+        Ok(self.snapshots.current(self.group))
     }
 }

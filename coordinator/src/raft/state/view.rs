@@ -95,3 +95,73 @@ impl StateView for PendingView<'_> {
         Ok(rows.into_iter().take(limit).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rocksdb::Cache;
+
+    use super::super::super::config::DbMemory;
+    use super::super::super::db::open_state;
+    use super::*;
+
+    fn any_writes() -> impl Strategy<Value = Vec<(Vec<u8>, Option<Vec<u8>>)>> {
+        let key = proptest::collection::vec(0..3u8, 0..4);
+        let value = proptest::option::of(proptest::collection::vec(any::<u8>(), 0..3));
+        proptest::collection::vec((key, value), 0..24)
+    }
+
+    /// Whatever is stored and pending, reads are those of a map to which all was applied.
+    #[test]
+    fn reads_see_the_database_under_the_pending_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new_lru_cache(1 << 20);
+        let db = open_state(dir.path(), &DbMemory::default(), &cache, false).unwrap();
+        let families = [StateCf::Meta, StateCf::Data];
+        let case = (
+            any_writes(),
+            any_writes(),
+            proptest::collection::vec(0..3u8, 0..3),
+            proptest::option::of(proptest::collection::vec(0..3u8, 0..4)),
+            0..6usize,
+        );
+        proptest!(|((stored, pending, prefix, after, limit) in case)| {
+            let mut model: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+            let mut clear = WriteBatch::default();
+            for cf in families {
+                clear.delete_range_cf(family(&db, cf.name()), vec![0u8; 0], vec![255u8]);
+            }
+            db.write(clear).unwrap();
+            for (key, value) in &stored {
+                let Some(value) = value else { continue };
+                db.put_cf(family(&db, StateCf::Meta.name()), key, value).unwrap();
+                db.put_cf(family(&db, StateCf::Data.name()), key, b"other family").unwrap();
+                model.insert(key.clone(), value.clone());
+            }
+            let mut view = PendingView::new(&db);
+            view.extend(pending.iter().map(|(key, value)| Write {
+                cf: StateCf::Meta,
+                key: key.clone(),
+                value: value.clone(),
+            }));
+            for (key, value) in pending {
+                match value {
+                    Some(value) => model.insert(key, value),
+                    None => model.remove(&key),
+                };
+            }
+            for (key, _) in stored {
+                let got = view.get(StateCf::Meta, &key).unwrap();
+                prop_assert_eq!(got.as_ref(), model.get(&key));
+            }
+            let expected: Rows = model
+                .into_iter()
+                .filter(|(key, _)| key.starts_with(&prefix))
+                .filter(|(key, _)| after.as_ref().is_none_or(|after| key > after))
+                .take(limit)
+                .collect();
+            let got = view.scan(StateCf::Meta, &prefix, after.as_deref(), limit).unwrap();
+            prop_assert_eq!(got, expected);
+        });
+    }
+}

@@ -114,7 +114,8 @@ impl TestNode {
         let (stop, stopped) = oneshot::channel::<()>();
         drop(engine.runtime().spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+            let incoming =
+                tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
             let serve = tonic::transport::Server::builder()
                 .add_service(service)
                 .serve_with_incoming(incoming);

@@ -3,7 +3,10 @@
 
 mod cluster;
 mod faults;
+mod field;
 mod harness;
+mod lease;
+mod load;
 mod solo;
 mod store_suite;
 mod torture;

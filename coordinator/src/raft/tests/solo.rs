@@ -152,6 +152,37 @@ async fn a_damaged_record_stops_its_group_only() {
     assert!(node.engine.status(bad).unwrap().stopped.is_some());
     node.engine.start_group(good).await.unwrap();
     propose(&node, good, "on").await;
+
+    node.engine.stop_group(bad).await.unwrap();
+    let again = node.engine.start_group(bad).await;
+    assert!(
+        matches!(again, Err(GroupError::GroupLeft(_))),
+        "a damaged group can be left: {again:?}"
+    );
+    stop(node).await;
+}
+
+/// An instance that ended is started anew, from what is on the disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_instance_is_started_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = lone(dir.path(), G).await;
+    propose(&node, G, "a").await;
+    let instance = node.engine.running(G).unwrap();
+    instance.raft.shutdown().await.unwrap();
+    until("it has stopped", || {
+        node.engine.status(G).unwrap().stopped.is_some()
+    })
+    .await;
+    let refused = node.engine.propose(G, record("x"), within(PATIENCE)).await;
+    assert!(
+        matches!(refused, Err(ProposeError::Stopped(_))),
+        "{refused:?}"
+    );
+    node.engine.start_group(G).await.unwrap();
+    propose(&node, G, "b").await;
+    assert_eq!(bodies(&node.engine, G), ["a", "b"]);
+    drop(instance);
     stop(node).await;
 }
 

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::super::config::DbMemory;
 use super::super::counters::Counters;
 use super::super::db::{open_raft, open_state};
+use super::super::disk::DiskGuard;
 use super::super::log::flusher::Flusher;
 use super::super::log::store::{GroupLog, SharedTail};
 use super::super::log::tail::Tail;
@@ -44,7 +45,8 @@ impl StoreBuilder<TypeConfig, GroupLog, GroupMachine, TempDir> for Builder {
         };
         let snapshots = Arc::new(SnapshotStore::open(dir.path()).unwrap());
         let keeper = Arc::new(Keeper::default());
-        let machine = GroupMachine::open(group, state, snapshots, keeper, counters);
+        let disk = Arc::new(DiskGuard::new(dir.path(), 0));
+        let machine = GroupMachine::open(group, state, snapshots, keeper, counters, disk);
         Ok((dir, log, machine.await.unwrap()))
     }
 }

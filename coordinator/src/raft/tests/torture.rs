@@ -9,20 +9,21 @@
 //! `MAIA_TORTURE_SECS` sets how long (20), `MAIA_TORTURE_SEED` the seed, printed at the start. The
 //! faults follow the seed; the threads' timing does not.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use maia_common::invariants;
 use maia_common::{GroupId, NodeId, Term};
 
 use super::super::config::Sabotage;
 use super::super::propose::within;
 use super::super::*;
 use super::faults::*;
+use super::field::{Field, NODES};
 use super::harness::*;
 
-const NODES: [u64; 3] = [1, 2, 3];
 const GROUPS: [GroupId; 3] = [GroupId::new(0), GroupId::new(1), GroupId::new(2)];
 const CLIENTS: u64 = 3;
 
@@ -62,10 +63,8 @@ impl History {
             .unwrap()
             .entry((group, term))
             .or_insert(leader);
-        if first != leader {
-            self.findings.add(format!(
-                "group {group} term {term}: {first} and {leader} lead"
-            ));
+        if let Err(violation) = invariants::one_writer((term, first), (term, leader)) {
+            self.findings.add(format!("group {group}: {violation}"));
         }
     }
 
@@ -82,11 +81,10 @@ impl History {
             let mut terms = self.terms.lock().unwrap();
             let highest = terms.entry((node, group)).or_default();
             // A new instance reports term 0 before it has looked at its disk.
-            if status.term < *highest && status.term > Term::default() {
-                self.findings.add(format!(
-                    "{node} went from term {highest} to {}",
-                    status.term
-                ));
+            if status.term > Term::default()
+                && let Err(violation) = invariants::monotone(*highest, status.term)
+            {
+                self.findings.add(format!("node {node}: {violation}"));
             }
             *highest = status.term.max(*highest);
         }
@@ -97,79 +95,13 @@ fn slot(group: GroupId) -> usize {
     GROUPS.iter().position(|g| *g == group).unwrap()
 }
 
-/// The nodes under torture.
-struct Field {
-    dir: tempfile::TempDir,
-    net: Arc<Net>,
-    up: Mutex<BTreeMap<u64, Arc<Engine>>>,
-    generation: Mutex<HashMap<u64, u64>>,
-    sabotage: Option<Sabotage>,
+async fn client(
+    field: Arc<Field>,
     history: Arc<History>,
-}
-
-impl Field {
-    fn engines(&self) -> Vec<Arc<Engine>> {
-        self.up.lock().unwrap().values().cloned().collect()
-    }
-
-    fn node_dir(&self, id: u64, generation: u64) -> std::path::PathBuf {
-        self.dir.path().join(format!("node-{id}-{generation}"))
-    }
-
-    async fn start(&self, id: u64) {
-        let generation = *self.generation.lock().unwrap().entry(id).or_default();
-        let mut config = EngineConfig::new(NodeId::new(id), self.node_dir(id, generation));
-        config.disk_watermark_bytes = 1 << 20;
-        config.snapshots = SnapshotRules {
-            entries_since_last: 200,
-            entries_to_keep: 20,
-        };
-        config.tail_bytes = 4096;
-        config.buffer_state_wal = true;
-        config.sabotage = self.sabotage;
-        let net = Arc::clone(&self.net);
-        let engine = Engine::open_with(config, Arc::new(Keeper::default()), |_, _| {
-            Arc::new(FaultyTransport(net))
-        })
-        .unwrap();
-        self.net.plug_in(NodeId::new(id), engine.inbound());
-        for group in GROUPS {
-            if let Err(error) = engine.start_group(group).await {
-                self.history
-                    .findings
-                    .add(format!("node {id} does not start: {error}"));
-            }
-        }
-        self.up.lock().unwrap().insert(id, engine);
-    }
-
-    /// Cuts the node's power; it goes on from what was on its disk.
-    async fn power_cut(&self, id: u64) {
-        let Some(engine) = self.up.lock().unwrap().remove(&id) else {
-            return;
-        };
-        self.net.unplug(NodeId::new(id));
-        let (old, new) = {
-            let mut generations = self.generation.lock().unwrap();
-            let generation = generations.entry(id).or_default();
-            *generation += 1;
-            (
-                self.node_dir(id, *generation - 1),
-                self.node_dir(id, *generation),
-            )
-        };
-        let cut = tokio::task::spawn_blocking(move || {
-            engine.crash();
-            copy_files(&old, &new);
-            drop(engine);
-            std::fs::remove_dir_all(old)
-        });
-        // The old folder may still be in use by what is just ending.
-        let _ = cut.await.unwrap();
-    }
-}
-
-async fn client(field: Arc<Field>, id: u64, seed: u64, stop: Arc<AtomicBool>) {
+    id: u64,
+    seed: u64,
+    stop: Arc<AtomicBool>,
+) {
     let mut rng = fastrand::Rng::with_seed(seed ^ id);
     let mut number = 0u64;
     while !stop.load(Ordering::Relaxed) {
@@ -180,15 +112,15 @@ async fn client(field: Arc<Field>, id: u64, seed: u64, stop: Arc<AtomicBool>) {
         };
         let group = GROUPS[rng.usize(0..GROUPS.len())];
         if rng.u32(0..4) == 0 {
-            let before = field.history.highest[slot(group)].load(Ordering::SeqCst);
+            let before = history.highest[slot(group)].load(Ordering::SeqCst);
             if let Ok(at) = engine
                 .read_barrier(group, within(Duration::from_millis(300)))
                 .await
             {
-                field.history.reads.fetch_add(1, Ordering::Relaxed);
+                history.reads.fetch_add(1, Ordering::Relaxed);
                 if at.index.get() < before {
                     let text = format!("read barrier {at} of group {group} is below {before}");
-                    field.history.findings.add(text);
+                    history.findings.add(text);
                 }
             }
             continue;
@@ -197,7 +129,7 @@ async fn client(field: Arc<Field>, id: u64, seed: u64, stop: Arc<AtomicBool>) {
         let body = format!("client {id} record {number}");
         let deadline = within(Duration::from_millis(700));
         match engine.propose(group, record(&body), deadline).await {
-            Ok(applied) => field.history.acknowledged(group, &applied, body),
+            Ok(applied) => history.acknowledged(group, &applied, body),
             Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
         }
     }
@@ -207,22 +139,15 @@ async fn client(field: Arc<Field>, id: u64, seed: u64, stop: Arc<AtomicBool>) {
 async fn misfortune(field: &Field, rng: &mut fastrand::Rng) {
     let id = NODES[rng.usize(0..NODES.len())];
     let other = NODES[rng.usize(0..NODES.len())];
-    let down: Vec<u64> = NODES
-        .into_iter()
-        .filter(|id| !field.up.lock().unwrap().contains_key(id))
-        .collect();
+    let all_up = field.engines().len() == NODES.len();
     match rng.u32(0..12) {
-        0..=3 if down.is_empty() => field.power_cut(id).await,
-        4 if down.is_empty() => {
+        0..=3 if all_up => field.power_cut(id).await,
+        4 if all_up => {
             for id in NODES {
                 field.power_cut(id).await;
             }
         }
-        0..=5 => {
-            for id in down {
-                field.start(id).await;
-            }
-        }
+        0..=5 => field.start_all().await,
         6 => field.net.cut(NodeId::new(id), NodeId::new(other)),
         7 => {
             for other in NODES {
@@ -236,7 +161,7 @@ async fn misfortune(field: &Field, rng: &mut fastrand::Rng) {
             delay_max: Duration::from_millis(rng.u64(0..80)),
         }),
         9 => {
-            let engine = field.up.lock().unwrap().get(&id).cloned();
+            let engine = field.engine(id);
             if let Some(engine) = engine {
                 let group = GROUPS[rng.usize(0..GROUPS.len())];
                 let _ = engine.transfer(group, NodeId::new(other)).await;
@@ -250,26 +175,32 @@ async fn misfortune(field: &Field, rng: &mut fastrand::Rng) {
 async fn torture(seed: u64, how_long: Duration, sabotage: Option<Sabotage>) -> Vec<String> {
     println!("torture: MAIA_TORTURE_SEED={seed} for {how_long:?}, sabotage {sabotage:?}");
     let history = Arc::new(History::default());
-    let field = Arc::new(Field {
-        dir: tempfile::tempdir().unwrap(),
-        net: Net::new(seed),
-        up: Mutex::default(),
-        generation: Mutex::default(),
-        sabotage,
-        history: Arc::clone(&history),
+    let field = Field::new(seed, &GROUPS, move |config| {
+        config.snapshots = SnapshotRules {
+            entries_since_last: 200,
+            entries_to_keep: 20,
+        };
+        config.tail_bytes = 4096;
+        config.sabotage = sabotage;
     });
-    for id in NODES {
-        field.start(id).await;
-    }
-    for engine in field.engines() {
-        for group in GROUPS {
-            engine.initialize_group(group, nodes(&NODES)).await.unwrap();
-        }
-    }
+    let field = Arc::new(field);
+    field.begin().await;
     let stop = Arc::new(AtomicBool::new(false));
-    let watcher = tokio::spawn(watch(Arc::clone(&field), Arc::clone(&stop)));
+    let watcher = tokio::spawn(watch(
+        Arc::clone(&field),
+        Arc::clone(&history),
+        Arc::clone(&stop),
+    ));
     let clients: Vec<_> = (0..CLIENTS)
-        .map(|id| tokio::spawn(client(Arc::clone(&field), id, seed, Arc::clone(&stop))))
+        .map(|id| {
+            tokio::spawn(client(
+                Arc::clone(&field),
+                Arc::clone(&history),
+                id,
+                seed,
+                Arc::clone(&stop),
+            ))
+        })
         .collect();
     let mut rng = fastrand::Rng::with_seed(seed);
     let (end, mut misfortunes) = (Instant::now() + how_long, 0);
@@ -283,12 +214,8 @@ async fn torture(seed: u64, how_long: Duration, sabotage: Option<Sabotage>) -> V
         client.await.unwrap();
     }
     field.net.heal();
-    for id in NODES {
-        if !field.up.lock().unwrap().contains_key(&id) {
-            field.start(id).await;
-        }
-    }
-    verify(&field).await;
+    field.start_all().await;
+    verify(&field, &history).await;
     watcher.await.unwrap();
     println!(
         "torture: {misfortunes} misfortunes, {} faulty messages, {} records acknowledged, {} reads",
@@ -302,18 +229,18 @@ async fn torture(seed: u64, how_long: Duration, sabotage: Option<Sabotage>) -> V
     history.findings.0.lock().unwrap().clone()
 }
 
-async fn watch(field: Arc<Field>, stop: Arc<AtomicBool>) {
+async fn watch(field: Arc<Field>, history: Arc<History>, stop: Arc<AtomicBool>) {
     while !stop.load(Ordering::Relaxed) {
         for engine in field.engines() {
-            field.history.look(&engine);
+            history.look(&engine);
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 /// Waits until all nodes agree on one more record of each group, then compares everything.
-async fn verify(field: &Field) {
-    let findings = &field.history.findings;
+async fn verify(field: &Field, history: &History) {
+    let findings = &history.findings;
     for group in GROUPS {
         let Some(last) = settle(field, group).await else {
             return findings.add(format!("group {group} does not come back"));
@@ -342,11 +269,12 @@ async fn verify(field: &Field) {
             ));
         }
         let log: HashMap<_, _> = logs.swap_remove(0).into_iter().collect();
-        let acknowledged = field.history.acknowledged.lock().unwrap();
+        let acknowledged = history.acknowledged.lock().unwrap();
         for (_, index, body) in acknowledged.iter().filter(|(g, _, _)| *g == group) {
             let found = log.get(&group_key(group, &index.to_be_bytes()));
-            if found.map(Vec::as_slice) != Some(body.as_bytes()) {
-                findings.add(format!("group {group} index {index}: `{body}` is lost"));
+            let kept = invariants::no_acked_loss(body.as_bytes(), found.map(Vec::as_slice));
+            if let Err(violation) = kept {
+                findings.add(format!("group {group} index {index}: {violation}"));
             }
         }
     }

@@ -13,12 +13,12 @@ use super::super::codec::{
 use super::super::types::{RaftSnapshot, RaftVote, TypeConfig};
 use super::{Route, VoteKind};
 
-fn envelope(route: Route) -> Option<wire::Envelope> {
-    Some(wire::Envelope {
+fn envelope(route: Route) -> wire::Envelope {
+    wire::Envelope {
         group: route.group.get(),
         from: route.from.get(),
         to: route.to.get(),
-    })
+    }
 }
 
 /// Where a message comes from and goes to.
@@ -43,7 +43,7 @@ pub(crate) fn append_request(
     request: &AppendEntriesRequest<TypeConfig>,
 ) -> wire::AppendRequest {
     wire::AppendRequest {
-        envelope: envelope(route),
+        envelope: Some(envelope(route)),
         ballot: Some(vote_to_wire(&request.vote)),
         previous: request.prev_log_id.as_ref().map(log_id_to_wire),
         leader_commit: request.leader_commit.as_ref().map(log_id_to_wire),
@@ -94,7 +94,7 @@ pub(crate) fn vote_request(
     request: &VoteRequest<TypeConfig>,
 ) -> wire::VoteRequest {
     wire::VoteRequest {
-        envelope: envelope(route),
+        envelope: Some(envelope(route)),
         ballot: Some(vote_to_wire(&request.vote)),
         last_log_id: request.last_log_id.as_ref().map(log_id_to_wire),
         leadership_transfer: request.leadership_transfer,
@@ -140,7 +140,7 @@ pub(crate) fn transfer_request(
     request: &TransferLeaderRequest<TypeConfig>,
 ) -> wire::TransferRequest {
     wire::TransferRequest {
-        envelope: envelope(route),
+        envelope: Some(envelope(route)),
         from_leader: Some(vote_to_wire(request.from_leader())),
         to_node: *request.to_node_id(),
         last_log_id: request.last_log_id().map(log_id_to_wire),
@@ -195,7 +195,7 @@ pub(crate) fn snapshot_head(
     snapshot: &RaftSnapshot,
 ) -> std::io::Result<wire::SnapshotHead> {
     Ok(wire::SnapshotHead {
-        envelope: envelope(route),
+        envelope: Some(envelope(route)),
         ballot: Some(vote_to_wire(vote)),
         meta: Some(codec::snapshot_meta_to_wire(
             route.group.get(),

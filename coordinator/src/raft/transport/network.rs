@@ -57,14 +57,15 @@ impl RaftNetworkFactory<TypeConfig> for GroupNetworks {
 impl GroupNetwork {
     fn error(&self, action: RPCTypes, error: &TransportError) -> RPCError<TypeConfig> {
         match error {
-            TransportError::Unreachable { .. } => RPCError::Unreachable(Unreachable::new(error)),
             TransportError::Timeout { waited, .. } => RPCError::Timeout(Timeout {
                 action,
                 id: self.route.from.get(),
                 target: self.route.to.get(),
                 timeout: *waited,
             }),
-            TransportError::Refused { .. } => RPCError::Unreachable(Unreachable::new(error)),
+            TransportError::Unreachable { .. } | TransportError::Refused { .. } => {
+                RPCError::Unreachable(Unreachable::new(error))
+            }
         }
     }
 }

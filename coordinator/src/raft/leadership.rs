@@ -1,0 +1,113 @@
+//! Who leads a group and who its members are: elections on demand, transfers, membership. Called by
+//! the reconcilers of the shell; consensus on all of it is openraft's.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use maia_common::{GroupId, Index, NodeId};
+
+use super::engine::Engine;
+use super::errors::GroupError;
+
+/// A target of a transfer may lag the leader's log by this many entries: it catches up within the
+/// time that openraft grants.
+const TRANSFER_MAX_LAG: u64 = 128;
+
+impl Engine {
+    /// Has this node campaign now, pre-vote first.
+    ///
+    /// # Errors
+    /// [`GroupError`] when the group does not run here, or this node has just started.
+    pub async fn trigger_election(&self, group: GroupId) -> Result<(), GroupError> {
+        let running = self.running(group)?;
+        if running.is_silent(Instant::now()) {
+            return Err(GroupError::Silent(group));
+        }
+        let elected = running.raft.trigger().elect(true).await;
+        elected.map_err(|e| GroupError::Stopped {
+            group,
+            reason: e.to_string(),
+        })
+    }
+
+    /// Hands the group to a voter that has caught up. Once asked, openraft cannot be stopped: if
+    /// the target fails, the price is one election.
+    ///
+    /// # Errors
+    /// [`GroupError::NotLeader`], or [`GroupError::TransferTarget`] when the target is no voter or
+    /// lags.
+    pub async fn transfer(&self, group: GroupId, to: NodeId) -> Result<(), GroupError> {
+        let running = self.running(group)?;
+        let status = running.status();
+        if status.leader != Some(self.config.node) {
+            return Err(GroupError::NotLeader {
+                group,
+                leader: status.leader,
+            });
+        }
+        if to == self.config.node {
+            return Ok(());
+        }
+        let refuse = |reason: &str| {
+            Err(GroupError::TransferTarget {
+                group,
+                to,
+                reason: reason.to_owned(),
+            })
+        };
+        if !status.voters.contains(&to) {
+            return refuse("it has no vote");
+        }
+        let matched = status.matched.iter().find(|(node, _)| *node == to);
+        let matched = matched.and_then(|(_, index)| *index).map_or(0, Index::get);
+        let last = status.last_log.map_or(0, Index::get);
+        if matched + TRANSFER_MAX_LAG < last {
+            return refuse(&format!("it has {matched} of {last} records"));
+        }
+        let asked = running.raft.trigger().transfer_leader(to.get()).await;
+        asked.map_err(|e| GroupError::Stopped {
+            group,
+            reason: e.to_string(),
+        })
+    }
+
+    /// Adds a member without a vote, or does nothing if it is one; returns when that is committed.
+    ///
+    /// # Errors
+    /// [`GroupError`]; [`GroupError::NotLeader`] away from the leader.
+    pub async fn add_learner(&self, group: GroupId, node: NodeId) -> Result<(), GroupError> {
+        let running = self.running(group)?;
+        let added = running
+            .raft
+            .add_learner(node.get(), openraft::EmptyNode {}, false)
+            .await;
+        added.map(drop).map_err(|e| running.membership_error(&e))
+    }
+
+    /// Makes these the voters; members that were voters and are not named leave the group.
+    ///
+    /// # Errors
+    /// [`GroupError`]; [`GroupError::NotLeader`] away from the leader.
+    pub async fn change_voters(
+        &self,
+        group: GroupId,
+        voters: BTreeSet<NodeId>,
+    ) -> Result<(), GroupError> {
+        let running = self.running(group)?;
+        let voters: BTreeSet<u64> = voters.into_iter().map(NodeId::get).collect();
+        let changed = running.raft.change_membership(voters, false).await;
+        changed.map(drop).map_err(|e| running.membership_error(&e))
+    }
+
+    /// Takes a snapshot of the group soon, whatever the rules say.
+    ///
+    /// # Errors
+    /// [`GroupError`] when the group does not run here.
+    pub async fn trigger_snapshot(&self, group: GroupId) -> Result<(), GroupError> {
+        let asked = self.running(group)?.raft.trigger().snapshot().await;
+        asked.map_err(|e| GroupError::Stopped {
+            group,
+            reason: e.to_string(),
+        })
+    }
+}
