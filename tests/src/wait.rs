@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 /// How often a condition is looked at.
-const POLL: Duration = Duration::from_millis(10);
+const POLL: Duration = Duration::from_millis(2);
 
 /// Returns when the condition holds; panics with `what` at the deadline.
 pub async fn wait_until<F: Future<Output = bool>>(
