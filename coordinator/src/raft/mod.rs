@@ -38,7 +38,7 @@ pub use db::StateCf;
 pub use engine::Engine;
 pub use errors::{EngineOpenError, GroupError, ProposeError, ReadError};
 pub use events::{LeaderEvent, LeaderEvents};
-pub use group::{GroupStatus, Role};
+pub use group::{Follower, GroupStatus, Role};
 pub use keys::group_key;
 pub use propose::Applied;
 pub use state::applier::{Applier, Effect, Mutations, Rows, StateError, StateView};
