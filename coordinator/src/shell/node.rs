@@ -35,6 +35,7 @@ use super::placements::Placements;
 use super::vitals::{self, Vitals};
 use crate::api::{self, Api};
 use crate::config::Config;
+use crate::core::group_life::Moves;
 use crate::feed::{FeedService, Hub};
 use crate::metastore::{Metastore, RaftMetastore};
 use crate::raft::{
@@ -134,6 +135,11 @@ impl Node {
             parts.cluster.clone(),
             Arc::clone(&parts.peers),
             parts.tasks.clone(),
+            Moves {
+                auto: config.failover.auto,
+                stable_for: config.failover.stable_for,
+                inhibit_window: config.failover.inhibit_window,
+            },
         );
         parts.tasks.spawn_until_stop("group loop", groups.run());
         let joining = bootstrap::Joining {
