@@ -139,9 +139,10 @@ async fn apply(cluster: &Cluster, report: &mut Report) {
         holds,
     );
     seen.sort();
+    let slow = seen.iter().filter(|took| **took > APPLY_TARGET).count();
     let p99 = seen[CHANGES * 99 / 100];
     let figure = format!(
-        "p50 {:?}, p99 {p99:?} (answer to the PUT → /explain of every proxy)",
+        "p50 {:?}, p99 {p99:?}, {slow} above {APPLY_TARGET:?} (answer to the PUT → /explain of every proxy)",
         seen[CHANGES / 2]
     );
     report.line(
