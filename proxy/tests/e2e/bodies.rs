@@ -229,6 +229,6 @@ async fn a_header_without_end_is_cut_off() {
     let stage = Stage::new(&["timeouts.header=60s"]).await;
     let mut connection = stage.proxy.client().await;
     connection.send("GET / HTTP/1.1\r\nX-Long: ").await;
-    let _cut_off_on_the_way = connection.try_send(&[b'x'; 128 << 10]).await;
+    let _cut_off_on_the_way = connection.try_send(&vec![b'x'; 128 << 10]).await;
     assert!(connection.try_response().await.is_none(), "waits for more");
 }
