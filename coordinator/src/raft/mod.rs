@@ -23,6 +23,7 @@ pub mod errors;
 pub mod events;
 pub mod group;
 mod groups;
+mod herald;
 pub mod keys;
 mod leadership;
 mod log;
