@@ -12,9 +12,11 @@ mod placements;
 mod problem;
 mod router;
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use maia_common::ids::{NodeId, RegionName};
 use maia_common::limits;
 use maia_common::runtime::Gate;
@@ -26,6 +28,7 @@ use crate::raft::Engine;
 use crate::shell::cluster::Cluster;
 use crate::shell::data::DataService;
 use crate::shell::placements::Placements;
+use crate::shell::vitals::Vitals;
 
 pub use latches::Latches;
 pub use router::router;
@@ -48,6 +51,12 @@ pub struct Parts {
     pub cluster: Cluster,
     /// For proxies.
     pub hub: Arc<Hub>,
+    /// For rates and lags.
+    pub vitals: Arc<ArcSwap<Vitals>>,
+    /// A member that did not answer for longer is taken for unreachable.
+    pub replica_silence: Duration,
+    /// Where the log's files are.
+    pub log_dir: PathBuf,
 }
 
 /// The API's state. Cheap to clone.

@@ -12,3 +12,4 @@ pub mod node;
 pub mod peer_service;
 pub mod peers;
 pub mod placements;
+pub mod vitals;

@@ -1,6 +1,9 @@
 //! `/v1/replication/health`: is this node, and what it leads, well? Healthy, degraded (works, but a
 //! copy is missing or behind) or unhealthy (503: what it should do, it can't).
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -10,10 +13,11 @@ use serde_json::{Value, json};
 
 use super::Api;
 use crate::core::cluster_state::ClusterState;
-use crate::raft::{GroupStatus, Role};
+use crate::raft::{Follower, GroupStatus, Role};
+use crate::shell::vitals::Vitals;
 
-/// A follower that is more records behind than this is not healthy.
-const MAX_LAG_ENTRIES: u64 = 10_000;
+/// A follower that has been behind for longer is not healthy.
+const MAX_LAG: Duration = Duration::from_secs(30);
 
 /// What this node sees of one group.
 struct Seen {
@@ -21,31 +25,56 @@ struct Seen {
     status: GroupStatus,
 }
 
-/// The follower's worst lag, in records, over the groups that are led here.
-fn lag_entries(seen: &[Seen], node: NodeId) -> Option<u64> {
-    let lags = seen
-        .iter()
-        .filter(|s| s.status.role == Role::Leader)
-        .flat_map(|s| {
-            let last = s.status.last_log.map_or(0, maia_common::Index::get);
-            let matched = s.status.matched.iter().filter(move |(id, _)| *id == node);
-            matched.map(move |(_, at)| last.saturating_sub(at.map_or(0, maia_common::Index::get)))
-        });
-    lags.max()
+impl Seen {
+    fn leads(&self) -> bool {
+        self.status.role == Role::Leader
+    }
 }
 
-fn followers(seen: &[Seen], state: &ClusterState, me: NodeId) -> Vec<Value> {
-    let others = state.nodes.values().filter(|node| node.id != me);
+/// A follower as all groups that are led here see it together.
+fn follower(
+    seen: &[Seen],
+    id: NodeId,
+    region: &str,
+    vitals: &Vitals,
+    silence: Duration,
+) -> Option<Value> {
+    let views: Vec<(&Seen, &Follower)> = seen
+        .iter()
+        .filter(|s| s.leads())
+        .flat_map(|s| s.status.followers.iter().map(move |f| (s, f)))
+        .filter(|(_, f)| f.node == id)
+        .collect();
+    let lag_entries = views.iter().map(|(s, f)| s.status.lag_entries(f)).max()?;
+    let last_seen_ms = views.iter().filter_map(|(_, f)| f.millis_since_ack).min();
+    let answers = last_seen_ms.is_some_and(|ms| Duration::from_millis(ms) < silence);
+    let lag = vitals.lag(id, Instant::now());
+    let state = match (answers, lag_entries) {
+        (false, _) => "unreachable",
+        (true, 0) => "streaming",
+        (true, _) => "catching_up",
+    };
+    Some(json!({
+        "id": id,
+        "region": region,
+        "lag": format!("{}s", lag.as_secs()),
+        "lag_seconds": lag.as_secs_f64(),
+        "lag_entries": lag_entries,
+        "healthy": answers && lag < MAX_LAG,
+        "state": state,
+        "last_seen_ms": last_seen_ms,
+    }))
+}
+
+fn followers(seen: &[Seen], state: &ClusterState, api: &Api) -> Vec<Value> {
+    let vitals = api.parts.vitals.load();
+    let silence = api.parts.replica_silence;
+    let others = state
+        .nodes
+        .values()
+        .filter(|node| node.id != api.parts.me.0);
     others
-        .filter_map(|node| {
-            let lag = lag_entries(seen, node.id)?;
-            Some(json!({
-                "id": node.id,
-                "region": node.region,
-                "lag_entries": lag,
-                "healthy": lag <= MAX_LAG_ENTRIES,
-            }))
-        })
+        .filter_map(|node| follower(seen, node.id, node.region.as_str(), &vitals, silence))
         .collect()
 }
 
@@ -57,6 +86,76 @@ fn group(seen: &Seen) -> Value {
         "leader": seen.status.leader,
         "stopped": seen.status.stopped,
     })
+}
+
+/// What is wrong, and whether the node can't do what it should.
+struct Diagnosis {
+    reasons: Vec<String>,
+    unhealthy: bool,
+}
+
+fn diagnose(seen: &[Seen], leaderless: &[GroupId], followers: &[Value]) -> Diagnosis {
+    let mut reasons = Vec::new();
+    if leaderless.contains(&GroupId::METASTORE) {
+        reasons.push("the metastore has no leader".to_owned());
+    }
+    for s in seen {
+        if let Some(why) = &s.status.stopped {
+            reasons.push(format!("group {} has stopped: {why}", s.group));
+        }
+    }
+    let unhealthy = !reasons.is_empty();
+    for group in leaderless.iter().filter(|g| !g.is_metastore()) {
+        reasons.push(format!("group {group} has no leader"));
+    }
+    for follower in followers.iter().filter(|f| f["healthy"] == false) {
+        let (id, state) = (
+            &follower["id"],
+            follower["state"].as_str().unwrap_or_default(),
+        );
+        reasons.push(format!("follower {id} is {state}"));
+    }
+    Diagnosis { reasons, unhealthy }
+}
+
+/// Groups without a leader that a quorum follows now.
+fn leaderless(seen: &[Seen], silence: Duration) -> Vec<GroupId> {
+    let lost = |s: &&Seen| {
+        let alone = s.leads()
+            && s.status.voters.len() > 1
+            && s.status
+                .millis_since_quorum_ack
+                .is_none_or(|ms| Duration::from_millis(ms) > silence);
+        s.status.leader.is_none() || alone
+    };
+    seen.iter().filter(lost).map(|s| s.group).collect()
+}
+
+/// Bytes of the log's files.
+fn log_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.metadata().ok())
+        .map(|m| m.len())
+        .sum()
+}
+
+fn human_bytes(bytes: u64) -> String {
+    let (mut amount, mut unit) = (bytes as f64, "B");
+    for next in ["KB", "MB", "GB", "TB"] {
+        if amount < 1000.0 {
+            break;
+        }
+        (amount, unit) = (amount / 1000.0, next);
+    }
+    if unit == "B" {
+        format!("{bytes}B")
+    } else {
+        format!("{amount:.1}{unit}")
+    }
 }
 
 /// The node's health.
@@ -74,48 +173,45 @@ pub async fn health(State(api): State<Api>) -> Response {
             })
         })
         .collect();
-    let root = seen.iter().find(|s| s.group.is_metastore());
-    let followers = followers(&seen, &state, *me);
-    let leaderless: Vec<GroupId> = seen
+    let followers = followers(&seen, &state, &api);
+    let leaderless = leaderless(&seen, api.parts.replica_silence);
+    let Diagnosis { reasons, unhealthy } = diagnose(&seen, &leaderless, &followers);
+    let unreachable: Vec<&Value> = followers
         .iter()
-        .filter(|s| s.status.leader.is_none())
-        .map(|s| s.group)
+        .filter(|f| f["state"] == "unreachable")
+        .map(|f| &f["id"])
         .collect();
     let under_replicated: Vec<GroupId> = seen
         .iter()
-        .filter(|s| s.status.role == Role::Leader && s.status.matched.iter().any(|m| m.1.is_none()))
+        .filter(|s| s.leads())
+        .filter(|s| {
+            s.status
+                .followers
+                .iter()
+                .any(|f| unreachable.contains(&&json!(f.node)))
+        })
         .map(|s| s.group)
         .collect();
-    let mut reasons = Vec::new();
-    let root_leaderless = root.is_none_or(|r| r.status.leader.is_none());
-    if root_leaderless {
-        reasons.push("the metastore has no leader".to_owned());
-    }
-    for s in seen.iter().filter(|s| s.status.stopped.is_some()) {
-        let why = s.status.stopped.as_deref().unwrap_or_default();
-        reasons.push(format!("group {} has stopped: {why}", s.group));
-    }
-    let unhealthy = !reasons.is_empty();
-    for group in leaderless.iter().filter(|g| !g.is_metastore()) {
-        reasons.push(format!("group {group} has no leader"));
-    }
-    for follower in followers.iter().filter(|f| f["healthy"] == false) {
-        reasons.push(format!("follower {} is behind", follower["id"]));
-    }
     let status = match (unhealthy, reasons.is_empty()) {
         (true, _) => "unhealthy",
         (false, false) => "degraded",
         (false, true) => "healthy",
     };
-    let leads = root.is_some_and(|r| r.status.role == Role::Leader);
-    let stats = engine.log_stats();
+    let leads = seen.iter().any(|s| s.group.is_metastore() && s.leads());
+    let (vitals, size_bytes) = (api.parts.vitals.load(), log_bytes(&api.parts.log_dir));
     let body = json!({
         "status": status,
         "reasons": reasons,
         "role": if leads { "leader" } else { "follower" },
         "region": region,
         "node": me,
-        "wal": { "position": stats.appends },
+        "wal": {
+            "position": engine.log_stats().appends,
+            "size": human_bytes(size_bytes),
+            "size_bytes": size_bytes,
+            "entries_per_s": vitals.entries_per_s,
+            "bytes_per_s": vitals.bytes_per_s,
+        },
         "followers": followers,
         "groups": seen.iter().map(group).collect::<Vec<_>>(),
         "leaderless": leaderless,
@@ -127,4 +223,15 @@ pub async fn health(State(api): State<Api>) -> Response {
         StatusCode::OK
     };
     (code, Json(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_shown_as_people_write_them() {
+        let shown = [0, 999, 1200, 1_200_000_000].map(human_bytes);
+        assert_eq!(shown, ["0B", "999B", "1.2KB", "1.2GB"]);
+    }
 }

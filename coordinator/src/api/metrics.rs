@@ -89,11 +89,11 @@ fn groups(text: &mut Text, api: &Api) {
     }
     text.head(names::REPLICATION_LAG_ENTRIES, "gauge");
     for (group, status) in statuses.iter().filter(|(_, s)| s.role == Role::Leader) {
-        let last = status.last_log.map_or(0, maia_common::Index::get);
-        for (node, at) in &status.matched {
-            let region = state.nodes.get(node).map_or("", |n| n.region.as_str());
+        for follower in &status.followers {
+            let node = follower.node;
+            let region = state.nodes.get(&node).map_or("", |n| n.region.as_str());
             let labels = format!("group=\"{group}\",follower=\"{node}\",region=\"{region}\"");
-            let lag = last.saturating_sub(at.map_or(0, maia_common::Index::get));
+            let lag = status.lag_entries(follower);
             text.sample(names::REPLICATION_LAG_ENTRIES.name, &labels, lag);
         }
     }

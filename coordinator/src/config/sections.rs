@@ -153,7 +153,6 @@ impl Preset {
                 heartbeat: ms(heartbeat),
                 timeout_min: ms(min),
                 timeout_max: ms(max),
-                priority: None,
             };
             (election, ms(leader))
         };
@@ -178,9 +177,6 @@ pub struct ElectionSection {
     /// The longest; also the leader's lease. The same on every node.
     #[serde(default, with = "optional", skip_serializing_if = "Option::is_none")]
     pub timeout_max: Option<Duration>,
-    /// Greater comes first; the region's priority unless set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub priority: Option<u32>,
 }
 
 /// The election numbers in force.
@@ -192,8 +188,6 @@ pub struct Election {
     pub timeout_min: Duration,
     /// The longest; also the leader's lease.
     pub timeout_max: Duration,
-    /// Greater comes first.
-    pub priority: Option<u32>,
 }
 
 /// Moves by priority.
@@ -249,7 +243,6 @@ impl Config {
             heartbeat: set.heartbeat.unwrap_or(preset.heartbeat),
             timeout_min: set.timeout_min.unwrap_or(preset.timeout_min),
             timeout_max: set.timeout_max.unwrap_or(preset.timeout_max),
-            priority: set.priority,
         }
     }
 

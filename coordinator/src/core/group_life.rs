@@ -8,6 +8,7 @@
 //! creating      first member, empty log        Initialize   (others after a while: it may be dead)
 //! creating      leads                          Activate     creating → active
 //! any           leads at a term not announced  Announce
+//! any           leads away from home           Transfer   (home well for long, none lately)
 //! ```
 //! Invariants: I1 (only first members initialize, only while it says creating), I4 (announcements).
 
@@ -28,6 +29,30 @@ pub struct Instance {
     pub leads_at: Option<Term>,
 }
 
+/// What this node knows of one group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Local {
+    /// Its instance, if there is one.
+    pub instance: Option<Instance>,
+    /// How long the instance has been blank.
+    pub blank_for: Duration,
+    /// On the leader: how long the home's node has answered and had all records.
+    pub home_well_for: Duration,
+    /// Since the group was last moved by this node; none: never.
+    pub moved_before: Option<Duration>,
+}
+
+/// When leaders go home by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moves {
+    /// Whether they do.
+    pub auto: bool,
+    /// How long a home must have been well.
+    pub stable_for: Duration,
+    /// No second move within this.
+    pub inhibit_window: Duration,
+}
+
 /// Something for the shell to do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Command {
@@ -39,19 +64,20 @@ pub enum Command {
     Activate(GroupId),
     /// Write the announcement.
     Announce(GroupId, Term),
+    /// Hand the leadership over.
+    Transfer(GroupId, NodeId),
 }
 
 /// How long the other members leave the initialization to the first one.
 pub const FIRST_MEMBER_GRACE: Duration = Duration::from_secs(2);
 
-/// What to do about one group. `instance`: none when this node runs none; `blank_for`: how long
-/// its instance has been blank.
+/// What to do about one group.
 #[must_use]
 pub fn next(
     node: NodeId,
     record: &GroupRecord,
-    instance: Option<Instance>,
-    blank_for: Duration,
+    local: Local,
+    moves: Moves,
     cluster: &ClusterState,
 ) -> Vec<Command> {
     let group = record.id;
@@ -61,14 +87,14 @@ pub fn next(
     if record.state == GroupState::Closing {
         return Vec::new();
     }
-    let Some(instance) = instance else {
+    let Some(instance) = local.instance else {
         return vec![Command::Start(group)];
     };
     let mut commands = Vec::new();
     let creating = record.state == GroupState::Creating;
     if creating && instance.is_blank && member.role == MemberRole::Voter {
         let is_first = record.members.first().is_some_and(|m| m.node == node);
-        if is_first || blank_for >= FIRST_MEMBER_GRACE {
+        if is_first || local.blank_for >= FIRST_MEMBER_GRACE {
             commands.push(Command::Initialize(group, voters(record)));
         }
     }
@@ -80,8 +106,23 @@ pub fn next(
         if term > announced {
             commands.push(Command::Announce(group, term));
         }
+        commands.extend(homecoming(node, record, local, moves));
     }
     commands
+}
+
+/// Home region first: a leader elsewhere hands over once the home has been well for long enough.
+/// The inhibit window keeps a group from going to and fro; it never delays a needed election.
+fn homecoming(node: NodeId, record: &GroupRecord, local: Local, moves: Moves) -> Option<Command> {
+    let home = record
+        .members
+        .first()
+        .filter(|m| m.role == MemberRole::Voter)?;
+    let inhibited = local
+        .moved_before
+        .is_some_and(|ago| ago < moves.inhibit_window);
+    let may = moves.auto && !inhibited && local.home_well_for >= moves.stable_for;
+    (may && home.node != node).then_some(Command::Transfer(record.id, home.node))
 }
 
 fn voters(record: &GroupRecord) -> Vec<NodeId> {
@@ -124,14 +165,74 @@ mod tests {
         }
     }
 
+    const MOVES: Moves = Moves {
+        auto: true,
+        stable_for: Duration::from_secs(10),
+        inhibit_window: Duration::from_secs(60),
+    };
+
+    fn local(instance: Option<Instance>, blank_for_s: u64) -> Local {
+        Local {
+            instance,
+            blank_for: Duration::from_secs(blank_for_s),
+            home_well_for: Duration::ZERO,
+            moved_before: None,
+        }
+    }
+
     fn commands(node: u64, state: GroupState, instance: Option<Instance>, s: u64) -> Vec<Command> {
+        let cluster = ClusterState::default();
         next(
             NodeId::new(node),
             &record(state),
-            instance,
-            Duration::from_secs(s),
-            &ClusterState::default(),
+            local(instance, s),
+            MOVES,
+            &cluster,
         )
+    }
+
+    #[test]
+    fn a_leader_goes_home_once_the_home_is_well_and_not_twice_in_a_window() {
+        let cluster = ClusterState {
+            announced: [(GROUP, Term::new(4))].into(),
+            ..ClusterState::default()
+        };
+        let leading = Some(Instance {
+            is_blank: false,
+            leads_at: Some(Term::new(4)),
+        });
+        let ask = |node, well_s, moved_s: Option<u64>, moves| {
+            let local = Local {
+                home_well_for: Duration::from_secs(well_s),
+                moved_before: moved_s.map(Duration::from_secs),
+                ..local(leading, 0)
+            };
+            next(
+                NodeId::new(node),
+                &record(GroupState::Active),
+                local,
+                moves,
+                &cluster,
+            )
+        };
+        let home = vec![Command::Transfer(GROUP, NodeId::new(2))];
+        assert_eq!(ask(1, 10, None, MOVES), home);
+        assert_eq!(ask(1, 10, Some(61), MOVES), home);
+        assert_eq!(ask(1, 9, None, MOVES), []);
+        assert_eq!(ask(1, 10, Some(59), MOVES), []);
+        assert_eq!(ask(2, 10, None, MOVES), [], "at home already");
+        assert_eq!(
+            ask(
+                1,
+                10,
+                None,
+                Moves {
+                    auto: false,
+                    ..MOVES
+                }
+            ),
+            []
+        );
     }
 
     #[test]

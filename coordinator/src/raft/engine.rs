@@ -32,6 +32,7 @@ use super::errors::{EngineOpenError, GroupError};
 use super::events::LeaderEvents;
 use super::group::{Group, GroupStatus};
 use super::groups::{GroupEntry, Groups};
+use super::herald;
 use super::log::flusher::Flusher;
 use super::log::recovery;
 use super::log::store::{GroupLog, SharedTail};
@@ -197,6 +198,10 @@ impl Engine {
                 let events = self.events.clone();
                 self.tasks
                     .spawn_until_stop("leader-events", events.follow(Arc::clone(&running)));
+                if group.is_metastore() {
+                    self.tasks
+                        .spawn_until_stop("herald", herald::follow(Arc::clone(&running)));
+                }
                 self.end_silence(running);
                 Ok(())
             }

@@ -36,6 +36,17 @@ pub enum Role {
     Stopped,
 }
 
+/// Another member, as the leader sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Follower {
+    /// The member.
+    pub node: NodeId,
+    /// Up to where its disk agrees with the leader's log; none: nothing known yet.
+    pub matched: Option<Index>,
+    /// How long ago it last answered; none: never in this term.
+    pub millis_since_ack: Option<u64>,
+}
+
 /// A group as this node sees it.
 #[derive(Debug, Clone)]
 pub struct GroupStatus {
@@ -57,8 +68,8 @@ pub struct GroupStatus {
     pub voters: Vec<NodeId>,
     /// Members without.
     pub learners: Vec<NodeId>,
-    /// On the leader: up to where each other member's disk agrees with its log.
-    pub matched: Vec<(NodeId, Option<Index>)>,
+    /// On the leader: each other member as it sees it.
+    pub followers: Vec<Follower>,
     /// On the leader: how long ago a quorum last answered. Its lease lives while this is below
     /// `election_max`.
     pub millis_since_quorum_ack: Option<u64>,
@@ -79,10 +90,23 @@ impl GroupStatus {
             purged: None,
             voters: Vec::new(),
             learners: Vec::new(),
-            matched: Vec::new(),
+            followers: Vec::new(),
             millis_since_quorum_ack: None,
             stopped: Some(reason),
         }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl GroupStatus {
+    /// How many records a follower of the group that is led here is behind.
+    #[must_use]
+    pub fn lag_entries(&self, follower: &Follower) -> u64 {
+        let last = self.last_log.map_or(0, Index::get);
+        last.saturating_sub(follower.matched.map_or(0, Index::get))
     }
 }
 
@@ -117,7 +141,6 @@ impl Group {
             ServerState::Learner => Role::Learner,
             ServerState::Shutdown => Role::Stopped,
         };
-        let matched = m.replication.iter().flatten();
         GroupStatus {
             role,
             term: Term::new(m.current_term),
@@ -137,13 +160,21 @@ impl Group {
                 .learner_ids()
                 .map(NodeId::new)
                 .collect(),
-            matched: matched
+            followers: m
+                .replication
+                .iter()
+                .flatten()
                 .filter(|(node, _)| **node != self.node.get())
-                .map(|(node, id)| (NodeId::new(*node), id.map(|id| Index::new(id.index()))))
+                .map(|(node, id)| Follower {
+                    node: NodeId::new(*node),
+                    matched: id.map(|id| Index::new(id.index())),
+                    millis_since_ack: m
+                        .heartbeat
+                        .as_ref()
+                        .and_then(|acked| (*acked.get(node)?).map(|at| millis(at.elapsed()))),
+                })
                 .collect(),
-            millis_since_quorum_ack: m
-                .last_quorum_acked
-                .map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            millis_since_quorum_ack: m.last_quorum_acked.map(|at| millis(at.elapsed())),
             stopped: m.running_state.as_ref().err().map(ToString::to_string),
         }
     }

@@ -58,8 +58,8 @@ impl Engine {
         if !status.voters.contains(&to) {
             return refuse("it has no vote");
         }
-        let matched = status.matched.iter().find(|(node, _)| *node == to);
-        let matched = matched.and_then(|(_, index)| *index).map_or(0, Index::get);
+        let follower = status.followers.iter().find(|f| f.node == to);
+        let matched = follower.and_then(|f| f.matched).map_or(0, Index::get);
         let last = status.last_log.map_or(0, Index::get);
         if matched + TRANSFER_MAX_LAG < last {
             return refuse(&format!("it has {matched} of {last} records"));

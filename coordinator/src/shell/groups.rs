@@ -18,7 +18,7 @@ use tokio::sync::{broadcast, mpsc};
 use super::clock::unix_us;
 use super::cluster::{Cluster, Hint};
 use super::peers::Peers;
-use crate::core::group_life::{self, Command, Instance};
+use crate::core::group_life::{self, Command, Instance, Local, Moves};
 use crate::core::metastore::{Precondition, Transaction};
 use crate::core::{keyspace, placements};
 use crate::metastore::{self, Metastore, MetastoreError};
@@ -28,6 +28,9 @@ use crate::raft::{Engine, LeaderEvent};
 const TICK: Duration = Duration::from_millis(200);
 /// How long one act may take before it is given up and decided anew.
 const ACT_DEADLINE: Duration = Duration::from_secs(5);
+/// A home that answered this lately, and has all but so many records, may lead again.
+const WELL_WITHIN_MS: u64 = 2000;
+const WELL_LAG: u64 = 64;
 /// How long passing a hint on may take.
 const HINT_DEADLINE: Duration = Duration::from_millis(500);
 
@@ -47,7 +50,10 @@ struct Hands {
 pub struct GroupLoop {
     hands: Hands,
     events: broadcast::Receiver<LeaderEvent>,
+    moves: Moves,
     blank_since: BTreeMap<GroupId, Instant>,
+    home_well_since: BTreeMap<GroupId, Instant>,
+    moved_at: BTreeMap<GroupId, Instant>,
     running: BTreeSet<Command>,
     done_sender: mpsc::Sender<Command>,
     done: mpsc::Receiver<Command>,
@@ -63,6 +69,7 @@ impl GroupLoop {
         cluster: Cluster,
         peers: Arc<Peers>,
         tasks: Tasks,
+        moves: Moves,
     ) -> Self {
         let events = engine.leader_events().subscribe();
         let (done_sender, done) = mpsc::channel(256);
@@ -77,7 +84,10 @@ impl GroupLoop {
                 tasks,
             },
             events,
+            moves,
             blank_since: BTreeMap::new(),
+            home_well_since: BTreeMap::new(),
+            moved_at: BTreeMap::new(),
             running: BTreeSet::new(),
             done_sender,
             done,
@@ -109,13 +119,53 @@ impl GroupLoop {
     fn look(&mut self) {
         let cluster = self.hands.cluster.state();
         for record in cluster.groups.values() {
-            let instance = self.instance(record.id);
-            let blank_for = self.blank_for(record.id, instance);
-            let node = self.hands.node;
-            for command in group_life::next(node, record, instance, blank_for, &cluster) {
+            let local = self.local(record);
+            let (node, moves) = (self.hands.node, self.moves);
+            for command in group_life::next(node, record, local, moves, &cluster) {
+                if let Command::Transfer(group, _) = command {
+                    self.moved_at.insert(group, Instant::now());
+                }
                 self.begin(command, record);
             }
         }
+    }
+
+    /// What this node knows of the group, and since when.
+    fn local(&mut self, record: &GroupRecord) -> Local {
+        let (group, now) = (record.id, Instant::now());
+        let instance = self.instance(group);
+        let home_well = record
+            .members
+            .first()
+            .is_some_and(|home| self.is_well(group, home.node));
+        let lasts = |since: &mut BTreeMap<GroupId, Instant>, holds: bool| {
+            if holds {
+                now - *since.entry(group).or_insert(now)
+            } else {
+                since.remove(&group);
+                Duration::ZERO
+            }
+        };
+        Local {
+            instance,
+            blank_for: lasts(&mut self.blank_since, instance.is_some_and(|i| i.is_blank)),
+            home_well_for: lasts(&mut self.home_well_since, home_well),
+            moved_before: self.moved_at.get(&group).map(|at| now - *at),
+        }
+    }
+
+    /// On the group's leader: whether the member answers and has nearly all records.
+    fn is_well(&self, group: GroupId, node: NodeId) -> bool {
+        let Some(status) = self.hands.engine.status(group) else {
+            return false;
+        };
+        let Some(follower) = status.followers.iter().find(|f| f.node == node) else {
+            return false;
+        };
+        let answers = follower
+            .millis_since_ack
+            .is_some_and(|ms| ms < WELL_WITHIN_MS);
+        answers && status.lag_entries(follower) <= WELL_LAG
     }
 
     fn instance(&self, group: GroupId) -> Option<Instance> {
@@ -124,18 +174,6 @@ impl GroupLoop {
             is_blank: status.voters.is_empty(),
             leads_at: (status.leader == Some(self.hands.node)).then_some(status.term),
         })
-    }
-
-    fn blank_for(&mut self, group: GroupId, instance: Option<Instance>) -> Duration {
-        if instance.is_some_and(|i| i.is_blank) {
-            self.blank_since
-                .entry(group)
-                .or_insert_with(Instant::now)
-                .elapsed()
-        } else {
-            self.blank_since.remove(&group);
-            Duration::ZERO
-        }
     }
 
     /// Starts the act unless it is running.
@@ -170,6 +208,13 @@ impl Hands {
                 let voters = voters.iter().copied().collect();
                 self.engine
                     .initialize_group(*group, voters)
+                    .await
+                    .map_err(|e| e.to_string())
+            }
+            Command::Transfer(group, to) => {
+                tracing::info!(%group, %to, "the leadership goes home");
+                self.engine
+                    .transfer(*group, *to)
                     .await
                     .map_err(|e| e.to_string())
             }

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use maia_common::cluster_key::{ClusterKey, ClusterKeyError};
 use maia_common::ids::{GroupId, NodeId};
 use maia_common::position::Revision;
@@ -31,8 +32,10 @@ use super::identity::{self, FolderLock, IdentityError};
 use super::peer_service::PeerService;
 use super::peers::{Directory, Peers};
 use super::placements::Placements;
+use super::vitals::{self, Vitals};
 use crate::api::{self, Api};
 use crate::config::Config;
+use crate::core::group_life::Moves;
 use crate::feed::{FeedService, Hub};
 use crate::metastore::{Metastore, RaftMetastore};
 use crate::raft::{
@@ -132,6 +135,11 @@ impl Node {
             parts.cluster.clone(),
             Arc::clone(&parts.peers),
             parts.tasks.clone(),
+            Moves {
+                auto: config.failover.auto,
+                stable_for: config.failover.stable_for,
+                inhibit_window: config.failover.inhibit_window,
+            },
         );
         parts.tasks.spawn_until_stop("group loop", groups.run());
         let joining = bootstrap::Joining {
@@ -252,6 +260,9 @@ impl Parts {
             Arc::clone(&self.store) as Arc<dyn Metastore>,
             self.cluster.clone(),
         );
+        let vitals = Arc::<ArcSwap<Vitals>>::default();
+        let sampled = vitals::sample(Arc::clone(&self.engine), Arc::clone(&vitals));
+        self.tasks.spawn_until_stop("vitals", sampled);
         Api::new(api::Parts {
             me: self.me.clone(),
             auth: config.auth.clone(),
@@ -261,6 +272,9 @@ impl Parts {
             store: Arc::clone(&self.store) as Arc<dyn Metastore>,
             cluster: self.cluster.clone(),
             hub: Arc::clone(&self.hub),
+            vitals,
+            replica_silence: config.election().timeout_max * 2,
+            log_dir: config.dir.join("raft"),
         })
     }
 

@@ -3,8 +3,8 @@
 //! client's word on internal headers is not.
 //!
 //! Repeated are: connections that were never made, requests that the origin refused as misrouted
-//! (421, nothing was done), and, on a connection that the origin had closed meanwhile, requests
-//! whose repetition has no further effect.
+//! (421, nothing was done), and, once, requests whose connection broke before an answer and whose
+//! repetition has no further effect. Never what took too long.
 
 use std::io;
 use std::net::ToSocketAddrs;

@@ -30,9 +30,9 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType, Result};
+use pingora::{Error, ErrorSource, ErrorType, Result};
 
-use self::failure::{BODY_TOO_LARGE, BODY_TOO_SLOW};
+use self::failure::{BODY_TOO_LARGE, BODY_TOO_SLOW, is_broken};
 pub use self::request::Ctx;
 use self::request::{Setback, tenant_of};
 use crate::config::Config;
@@ -47,6 +47,8 @@ use crate::shell::stream::Guard;
 
 /// Tries of one request at the origin; holds end earlier, by their budget.
 pub const MAX_TRIES: usize = 64;
+/// How often a request is repeated whose connection to the origin broke.
+const MAX_BREAKS: usize = 1;
 /// Serves the public listener.
 pub struct Proxy {
     placements: Arc<Placements>,
@@ -207,22 +209,18 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         mut e: Box<Error>,
         ctx: &mut Ctx,
-        client_reused: bool,
+        _client_reused: bool,
     ) -> Box<Error> {
         let buffered = !session.as_ref().retry_buffer_truncated();
         let unanswered = session.response_written().is_none();
-        if ctx.setback == Some(Setback::Stale) {
-            e.set_retry(buffered && unanswered && !ctx.stale);
-            ctx.stale = true;
-        } else if buffered
-            && unanswered
-            && ctx.tries < 3
-            && origin::is_repeatable(session.req_header())
-        {
-            e.retry.decide_reuse(client_reused);
+        let worth_it = if ctx.setback == Some(Setback::Stale) {
+            !std::mem::replace(&mut ctx.stale, true)
         } else {
-            e.set_retry(false);
-        }
+            let broken = *e.esource() == ErrorSource::Upstream && is_broken(&e);
+            ctx.breaks += usize::from(broken);
+            broken && ctx.breaks <= MAX_BREAKS && origin::is_repeatable(session.req_header())
+        };
+        e.set_retry(worth_it && buffered && unanswered);
         e
     }
 

@@ -51,7 +51,7 @@ async fn what_may_have_reached_the_origin_is_not_repeated() {
     assert_eq!(
         posts(stage.origin.asked()),
         3,
-        "once more on a fresh connection"
+        "once more, since it has a key"
     );
 }
 
@@ -71,4 +71,27 @@ async fn a_client_that_leaves_frees_the_origin() {
         stage.proxy.metric("maia_proxy_connections").await == 0
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyed_write_whose_origin_dies_waits_for_the_next_primary() {
+    let mut stage = Stage::new(&["proxy.hold_budget=20s"]).await;
+    let mut write = stage.proxy.client().await;
+    let keyed = request("PUT", "/never", "here", "Idempotency-Key: k\r\n", "body");
+    write.send(keyed).await;
+    eventually("the origin is asked", || async {
+        stage.origin.asked().len() == 1
+    })
+    .await;
+    stage.origin.die().await;
+    eventually("the write waits", || async {
+        stage.proxy.metric("maia_proxy_held_requests").await == 1
+    })
+    .await;
+    stage.coordinator.hint(1, 8, "b", false).await;
+    let response = write.response().await;
+    assert_eq!(
+        response.header("location"),
+        Some("http://b.example/base/never")
+    );
 }

@@ -94,6 +94,11 @@ impl Proxy {
     }
 }
 
+/// Whether the origin broke off, rather than refused or was slow.
+pub(super) fn is_broken(error: &Error) -> bool {
+    kind_of(error) == UpstreamError::Broken
+}
+
 fn kind_of(error: &Error) -> UpstreamError {
     match error.etype() {
         ErrorType::ConnectRefused | ErrorType::ConnectNoRoute | ErrorType::ConnectError => {

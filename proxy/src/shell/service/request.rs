@@ -38,6 +38,7 @@ pub struct Ctx {
     pub(super) setback: Option<Setback>,
     pub(super) tries: usize,
     pub(super) stale: bool,
+    pub(super) breaks: usize,
     /// What is answered in place of what an error would be.
     pub(super) answer: Option<Answer>,
 }
@@ -58,6 +59,7 @@ impl Ctx {
             setback: None,
             tries: 0,
             stale: false,
+            breaks: 0,
             answer: None,
         }
     }

@@ -37,6 +37,7 @@ pub struct State {
     pub arrived: AtomicUsize,
     pub release: Notify,
     pub accepts: AtomicBool,
+    pub dead: Notify,
 }
 
 pub struct FakeOrigin {
@@ -89,6 +90,12 @@ impl FakeOrigin {
         self.placeholder = Some(socket);
     }
 
+    /// As [`FakeOrigin::go_down`], and connections break off.
+    pub async fn die(&mut self) {
+        self.go_down().await;
+        self.state.dead.notify_waiters();
+    }
+
     /// Back at the same address.
     pub async fn come_back(&mut self) {
         drop(self.placeholder.take());
@@ -123,7 +130,10 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> Option<()> {
         let mut status = "200 OK";
         match asked.path.split('?').next()? {
             "/slow" => state.release.notified().await,
-            "/never" => std::future::pending().await,
+            "/never" => {
+                state.dead.notified().await;
+                return None;
+            }
             "/break" => return None,
             "/misrouted" if !state.accepts.load(Ordering::SeqCst) => {
                 status = "421 Misdirected Request";
