@@ -60,6 +60,7 @@ impl Source {
             || self.path.contains("/benches/")
             || self.path.starts_with("benches/")
             || name == "tests.rs"
+            || name == "conformance.rs"
             || name.ends_with("_test.rs")
             || name.ends_with("_tests.rs")
     }

@@ -1,3 +1,5 @@
+//! Records: what is encoded is decoded again; version 1 stays readable (golden file).
+
 use proptest::prelude::*;
 
 use super::*;

@@ -104,8 +104,6 @@ impl Engine {
         config
             .raft_config(false)
             .map_err(|reason| EngineOpenError::Config { reason })?;
-        let control = runtime("raft", 4).map_err(io)?;
-        let bulk = runtime("raft-bulk", 2).map_err(io)?;
         let cache = Cache::new_lru_cache(config.memory.block_cache_bytes);
         let raft_db = db::open_raft(&config.dir, &config.memory, &cache)?;
         let state_db =
@@ -117,12 +115,16 @@ impl Engine {
             flusher.lie();
         }
         let disk = Arc::new(DiskGuard::new(&config.dir, config.disk_watermark_bytes));
+        let snapshots = Arc::new(SnapshotStore::open(&config.dir).map_err(io)?);
+        // Last: a runtime must not be dropped by an error on the caller's own runtime.
+        let control = runtime("raft", 4).map_err(io)?;
+        let bulk = runtime("raft-bulk", 2).map_err(io)?;
         let engine = Arc::new(Self {
             groups: Arc::default(),
             raft_db,
             state: Arc::new(StateDb::new(state_db)),
             flusher: Arc::new(flusher),
-            snapshots: Arc::new(SnapshotStore::open(&config.dir).map_err(io)?),
+            snapshots,
             applier,
             transport: transport(control.handle().clone(), bulk.handle().clone()),
             counters,

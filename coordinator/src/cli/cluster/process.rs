@@ -17,6 +17,8 @@ use nix::unistd::Pid;
 
 /// How often a process is looked at while its end is awaited.
 const POLL: Duration = Duration::from_millis(10);
+/// How long a new process may take until its command line can be read: microseconds.
+const START_DEADLINE: Duration = Duration::from_secs(1);
 /// How much of a log is shown when its process failed.
 const TAIL_BYTES: u64 = 3000;
 
@@ -97,7 +99,7 @@ impl Process {
                 command.env_remove(name);
             }
         }
-        let child = command
+        let mut child = command
             .arg("--config")
             .arg(&self.config)
             .stdin(Stdio::null())
@@ -106,6 +108,16 @@ impl Process {
             .process_group(0)
             .spawn()
             .with_context(|| binary.display().to_string())?;
+        // `spawn` returns a moment before the new program's command line can be read, and by that
+        // the process is recognized.
+        let started = Process {
+            pid: child.id(),
+            ..self.clone()
+        };
+        let end = Instant::now() + START_DEADLINE;
+        while !started.is_ours() && child.try_wait()?.is_none() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         Ok(child.id())
     }
 
@@ -220,6 +232,10 @@ mod tests {
         assert!(!stranger.signal(Signal::SIGKILL).unwrap());
         assert!(child.try_wait().unwrap().is_none(), "the stranger lives");
         let ours = process(child.id(), "1000");
+        let end = Instant::now() + Duration::from_secs(5);
+        while !ours.is_ours() && Instant::now() < end {
+            tokio::time::sleep(POLL).await;
+        }
         assert_eq!(ours.state(), State::Running);
         assert!(ours.signal(Signal::SIGKILL).unwrap());
         assert!(
