@@ -100,6 +100,8 @@ choice!(
         Active = "active",
         /// Its writes are held while it migrates.
         Holding = "holding",
+        /// It takes neither writes nor reads; its data is being purged. Its name stays reserved.
+        Deleting = "deleting",
     }
 );
 choice!(

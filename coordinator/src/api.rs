@@ -5,6 +5,7 @@
 mod admin;
 mod auth;
 mod data;
+mod extract;
 mod health;
 mod latches;
 mod metrics;

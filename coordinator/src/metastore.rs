@@ -65,6 +65,8 @@ pub struct Versioned<T> {
     pub value: T,
     /// For [`core::Precondition::At`].
     pub revision: Revision,
+    /// The revision that created the key.
+    pub created: Revision,
 }
 
 /// A backend. Transactions are atomic and linearizable; an answer that was lost is safe to ask for
@@ -119,6 +121,7 @@ pub fn get<T: DeserializeOwned>(
     Ok(Some(Versioned {
         value,
         revision: Revision::new(stored.revision),
+        created: Revision::new(stored.create_revision),
     }))
 }
 
@@ -150,12 +153,16 @@ pub fn range(
                 })?
                 .to_owned();
             let stored = core::decode_value(bytes)?;
-            let revision = Revision::new(stored.revision);
+            let (revision, created) = (
+                Revision::new(stored.revision),
+                Revision::new(stored.create_revision),
+            );
             Ok((
                 key,
                 Versioned {
                     value: stored.value,
                     revision,
+                    created,
                 },
             ))
         })

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::Api;
 use super::placements::page_limit;
+use super::extract::Checked;
 use super::problem::ApiError;
 use crate::core::cluster_state::ClusterState;
 use crate::core::keyspace;
@@ -129,7 +130,7 @@ pub struct EventPage {
 /// A page of events, oldest first, after a revision.
 pub async fn events(
     State(api): State<Api>,
-    Query(page): Query<EventPage>,
+    Checked(Query(page)): Checked<Query<EventPage>>,
 ) -> Result<Response, ApiError> {
     let limit = page_limit(page.limit)?;
     let after = page

@@ -15,6 +15,7 @@ use maia_common::wire::record::data_operation::What;
 use serde::Deserialize;
 
 use super::placements::{idempotency_key, page_limit};
+use super::extract::Checked;
 use super::problem::ApiError;
 use super::{Api, deadline};
 use crate::core::data::{etag, parse_etag};
@@ -201,7 +202,7 @@ fn written(mut response: Response, written: &Written) -> Response {
 /// Creates or replaces a resource.
 pub async fn put(
     State(api): State<Api>,
-    Path(path): Path<(String, String)>,
+    Checked(Path(path)): Checked<Path<(String, String)>>,
     headers: HeaderMap,
     content: Body,
 ) -> Answer {
@@ -230,7 +231,7 @@ pub async fn put(
 /// Changes a JSON resource by a merge patch (RFC 7396), and answers with the whole.
 pub async fn patch(
     State(api): State<Api>,
-    Path(path): Path<(String, String)>,
+    Checked(Path(path)): Checked<Path<(String, String)>>,
     headers: HeaderMap,
     content: Body,
 ) -> Answer {
@@ -250,7 +251,7 @@ pub async fn patch(
 /// Deletes a resource.
 pub async fn remove(
     State(api): State<Api>,
-    Path(path): Path<(String, String)>,
+    Checked(Path(path)): Checked<Path<(String, String)>>,
     headers: HeaderMap,
 ) -> Answer {
     let asked = Asked::new(Method::DELETE, path, What::Delete(true), &headers)?;
@@ -261,8 +262,8 @@ pub async fn remove(
 /// One resource.
 pub async fn read(
     State(api): State<Api>,
-    Path((kind, id)): Path<(String, String)>,
-    Query(freshness): Query<Freshness>,
+    Checked(Path((kind, id))): Checked<Path<(String, String)>>,
+    Checked(Query(freshness)): Checked<Query<Freshness>>,
     headers: HeaderMap,
 ) -> Answer {
     let (tenant, kind, id) = (
@@ -304,8 +305,8 @@ pub async fn read(
 /// A page of a type's resources.
 pub async fn list(
     State(api): State<Api>,
-    Path(kind): Path<String>,
-    Query(page): Query<Page>,
+    Checked(Path(kind)): Checked<Path<String>>,
+    Checked(Query(page)): Checked<Query<Page>>,
     headers: HeaderMap,
 ) -> Answer {
     let (tenant, kind) = (tenant(&headers)?, ResourceType::new(kind)?);
@@ -321,16 +322,10 @@ pub async fn list(
         .prepare_read(&tenant, strong, deadline())
         .await?;
     let prefix = page.prefix.unwrap_or_default();
-    let rows = api
-        .parts
-        .data
-        .list(group, &tenant, &kind, &prefix, after.as_ref(), limit)?;
-    let next = rows
-        .last()
-        .filter(|_| rows.len() == limit)
-        .map(|(id, _)| id.clone());
-    let items: Vec<serde_json::Value> = rows.iter().map(|(id, r)| item(id, r)).collect();
-    Ok(Json(serde_json::json!({ "items": items, "next": next })).into_response())
+    let of = (group, &tenant, &kind);
+    let page = api.parts.data.list(of, &prefix, after.as_ref(), limit)?;
+    let items: Vec<serde_json::Value> = page.items.iter().map(|(id, r)| item(id, r)).collect();
+    Ok(Json(serde_json::json!({ "items": items, "next": page.next })).into_response())
 }
 
 /// A resource within a list: JSON as it is, all else in base64.

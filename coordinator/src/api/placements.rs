@@ -13,6 +13,7 @@ use maia_common::placement::PlacementSpec;
 use maia_common::position::Version;
 use serde::Deserialize;
 
+use super::extract::Checked;
 use super::problem::ApiError;
 use super::{Api, deadline};
 use crate::core::placements::Expected;
@@ -91,8 +92,8 @@ fn answer(status: StatusCode, view: &PlacementView) -> Response {
 /// One placement; as of the newest commit unless `?consistency=local`.
 pub async fn get(
     State(api): State<Api>,
-    Path(tenant): Path<String>,
-    Query(freshness): Query<Freshness>,
+    Checked(Path(tenant)): Checked<Path<String>>,
+    Checked(Query(freshness)): Checked<Query<Freshness>>,
 ) -> Answer {
     let tenant = TenantId::new(tenant)?;
     match freshness.consistency.as_deref() {
@@ -123,7 +124,7 @@ pub async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Answer {
 /// Places a tenant.
 pub async fn put(
     State(api): State<Api>,
-    Path(tenant): Path<String>,
+    Checked(Path(tenant)): Checked<Path<String>>,
     headers: HeaderMap,
     body: Result<Bytes, axum::extract::rejection::BytesRejection>,
 ) -> Answer {
@@ -155,14 +156,14 @@ pub async fn put(
 /// Takes a placement away.
 pub async fn remove(
     State(api): State<Api>,
-    Path(tenant): Path<String>,
+    Checked(Path(tenant)): Checked<Path<String>>,
     headers: HeaderMap,
 ) -> Answer {
     let tenant = TenantId::new(tenant)?;
-    let expected = expected(&headers)?;
+    let (expected, key) = (expected(&headers)?, idempotency_key(&headers)?);
     api.parts
         .placements
-        .remove(&tenant, expected, deadline())
+        .remove(&tenant, expected, key.as_ref(), deadline())
         .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

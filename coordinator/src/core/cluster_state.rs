@@ -101,26 +101,24 @@ impl ClusterState {
     /// Takes a leader if its term is higher than what is known, or if it was said to be lost. True:
     /// it changed.
     pub fn offer_leader(&mut self, group: GroupId, leader: Leader) -> bool {
-        if self.leaderless.get(&group) == Some(&leader.term) {
+        let known = self.leaders.get(&group).map(|known| known.term);
+        let was_lost = known == Some(leader.term) && self.leaderless.get(&group) == known.as_ref();
+        let changed = was_lost || known.is_none_or(|known| leader.term > known);
+        if changed {
             self.leaderless.remove(&group);
             self.leaders.insert(group, leader);
-            return true;
         }
-        let newer = self
-            .leaders
-            .get(&group)
-            .is_none_or(|known| leader.term > known.term);
-        if newer {
-            self.leaders.insert(group, leader);
-        }
-        newer
+        changed
     }
 
     /// Takes the word that the leader of this term is lost. True: it changed.
     pub fn offer_leaderless(&mut self, group: GroupId, term: Term) -> bool {
-        let known = self.leaderless.entry(group).or_default();
-        let newer = term > *known;
-        *known = term.max(*known);
+        let led = self.leaders.get(&group).map_or(Term::default(), |known| known.term);
+        let known = self.leaderless.get(&group).copied().unwrap_or_default();
+        let newer = term > known && term >= led;
+        if newer {
+            self.leaderless.insert(group, term);
+        }
         newer
     }
 
@@ -195,7 +193,12 @@ mod tests {
         assert!(state.offer_leaderless(group, Term::new(5)));
         assert_eq!(state.live_leader(group), None);
         assert!(!state.offer_leaderless(group, Term::new(4)));
+        assert!(!state.offer_leader(group, leader(4)));
+        assert!(state.offer_leader(group, leader(5)), "it is back");
+        assert!(state.offer_leaderless(group, Term::new(5)));
         assert!(state.offer_leader(group, leader(6)));
+        assert!(!state.offer_leaderless(group, Term::new(5)), "of a leader long gone");
+        assert!(!state.offer_leader(group, leader(5)));
         assert_eq!(state.live_leader(group), Some(&leader(6)));
     }
 

@@ -9,13 +9,17 @@
 //! | `dedup` | tenant NUL `k` key | a framed `Dedup` |
 //! | `dedup` | tenant NUL `p` index u64 BE | the key that was registered there |
 //! | `marks` | `d` tenant | how many keys the tenant has registered, u64 BE |
+//! | `marks` | `s` tenant | the revision that ended the tenant's placement here, u64 BE |
 //!
-//! A deletion removes the row; tombstones come with conflict resolution.
+//! The deletion of a resource removes the row; tombstones come with conflict resolution. A purge ends
+//! a tenant's placement in this group: whatever was proposed under it and is applied later is
+//! refused, also when the proposer did not know (I5, I6). The mark outlives the purge.
 
 mod apply;
 mod etag;
 mod keys;
 mod patch;
+mod purge;
 
 pub use apply::{DATA_VERSION, apply, decode_outcome, decode_resource};
 pub use etag::{etag, parse_etag};

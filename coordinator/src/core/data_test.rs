@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use maia_common::ids::{GroupId, IdempotencyKey, ResourceId, ResourceType, TenantId};
-use maia_common::position::{Index, Position, Term};
+use maia_common::position::{Index, Position, Revision, Term};
 use maia_common::wire::record as wire;
 use maia_common::wire::record::data_operation::What as Op;
 use maia_common::wire::record::data_outcome::What;
@@ -65,9 +65,25 @@ impl Log {
         idempotency: Option<(&str, u8)>,
         at_ms: u64,
     ) -> What {
+        let body = wire::DataOperations { operations }.encode_to_vec();
+        self.append(RecordKind::Data, 1, body, idempotency, at_ms)
+    }
+
+    fn purge(&mut self, placement: u64) -> What {
+        self.append(RecordKind::Purge, placement, Vec::new(), None, 1)
+    }
+
+    fn append(
+        &mut self,
+        kind: RecordKind,
+        placement: u64,
+        body: Vec<u8>,
+        idempotency: Option<(&str, u8)>,
+        at_ms: u64,
+    ) -> What {
         self.index += 1;
         let record = Record::new(RecordFields {
-            kind: RecordKind::Data,
+            kind,
             tenant: Some(tenant()),
             sync_mode: None,
             hlc: Hlc::new(at_ms, 0),
@@ -76,8 +92,9 @@ impl Log {
                 key: IdempotencyKey::new(key).unwrap(),
                 body_hash: [body; 32],
             }),
+            placement: Revision::new(placement),
             migration: None,
-            body: wire::DataOperations { operations }.encode_to_vec().into(),
+            body: body.into(),
         });
         let position = Position::new(Term::new(1), Index::new(self.index));
         let mut out = Mutations::default();
@@ -95,14 +112,14 @@ impl Log {
 fn written(what: What) -> wire::Written {
     match what {
         What::Written(written) => written,
-        What::Refused(refused) => panic!("refused: {refused:?}"),
+        other => panic!("not written: {other:?}"),
     }
 }
 
 fn refused(what: What) -> String {
     match what {
         What::Refused(refused) => refused.code,
-        What::Written(written) => panic!("written: {written:?}"),
+        other => panic!("not refused: {other:?}"),
     }
 }
 
@@ -229,6 +246,43 @@ fn keys_past_their_lifetime_go_when_new_ones_come() {
         )
         .unwrap();
     assert_eq!(kept.len(), 4, "two keys, each with its place in the order");
+}
+
+#[test]
+fn a_purge_leaves_nothing_and_lets_nothing_older_in() {
+    let mut log = Log::new();
+    for n in 0..1500 {
+        written(log.write_with(
+            vec![put(&format!("r{n}"), "1")],
+            Some((&format!("k{n}"), 1)),
+            1,
+        ));
+    }
+    assert_eq!(log.purge(5), What::Purged(wire::Purged { more: true }));
+    assert_eq!(
+        refused(log.write(vec![put("a", "1")])),
+        "stale_placement",
+        "of the placement at 1"
+    );
+    while log.purge(5) == What::Purged(wire::Purged { more: true }) {}
+    assert_eq!(
+        log.state.rows().len(),
+        1,
+        "the mark alone outlives the purge"
+    );
+    let body = || {
+        wire::DataOperations {
+            operations: vec![put("a", "2")],
+        }
+        .encode_to_vec()
+    };
+    written(log.append(RecordKind::Data, 6, body(), None, 1));
+    log.purge(4);
+    assert_eq!(
+        log.data("a"),
+        Some(Bytes::from_static(b"2")),
+        "an older purge comes too late"
+    );
 }
 
 proptest! {

@@ -34,6 +34,19 @@ pub fn translate(state: &mut ClusterState, change: &MetaChange) -> wire::Changes
     changes
 }
 
+/// Notes a region or group that a key names and that is gone.
+pub fn note_removed(state: &ClusterState, key: &str, changes: &mut wire::Changes) {
+    match state.clone().take(key, None) {
+        Touched::Region(name) if !state.regions.contains_key(&name) => {
+            changes.removed_regions.push(name.to_string());
+        }
+        Touched::Group(group) if !state.groups.contains_key(&group) => {
+            changes.removed_groups.push(group.get());
+        }
+        _ => {}
+    }
+}
+
 /// Regions and groups, whole.
 #[must_use]
 pub fn topology(state: &ClusterState) -> wire::Changes {
@@ -83,7 +96,7 @@ pub fn tenant_message(placement: &Placement) -> wire::Tenant {
         tenant: placement.tenant.to_string(),
         group: placement.group.get(),
         version: placement.version.get(),
-        holding: placement.state == PlacementState::Holding,
+        holding: placement.state != PlacementState::Active,
         write_routing: placement
             .properties
             .write_routing

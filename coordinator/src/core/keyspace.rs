@@ -10,6 +10,7 @@
 //! | `groups` | the last group id that was given out |
 //! | `leader/ID` | `Leader`: the announcement of a group's leader |
 //! | `tenant/NAME` | `Placement` |
+//! | `retired/NAME` | the last version of a tenant's placement that was deleted |
 //! | `event/REVISION` | an event |
 
 use maia_common::ids::{GroupId, NodeId, RegionName, TenantId};
@@ -34,6 +35,12 @@ pub const LAST_GROUP: &str = "groups";
 #[must_use]
 pub fn tenant(tenant: &TenantId) -> String {
     format!("{TENANTS}{tenant}")
+}
+
+/// The last version of a placement that was deleted: versions never go back (I4).
+#[must_use]
+pub fn retired(tenant: &TenantId) -> String {
+    format!("retired/{tenant}")
 }
 
 /// A region.

@@ -18,7 +18,8 @@ mod transaction;
 
 pub use apply::{Applied, apply};
 pub use layout::{
-    META_VERSION, change_key, current_revision, decode_change, decode_value, meta_key, suffix_of,
+    META_VERSION, change_key, current_revision, decode_change, decode_value, meta_key, revision_of,
+    suffix_of,
 };
 pub use transaction::{Precondition, Transaction};
 

@@ -60,6 +60,9 @@ pub enum PlanError {
          POST /admin/tenants/{{id}}/migrate"
     )]
     NeedsMigration(GroupId),
+    /// The tenant is being deleted.
+    #[error("the tenant is being deleted: DELETE it again to see that through")]
+    Deleting,
 }
 
 /// An event about a tenant or a group, kept in the metastore.
@@ -155,46 +158,56 @@ pub fn activate_group(
         .put_json(key, &active)
 }
 
-/// The transaction that places a tenant in an active group, or changes its properties, and the
-/// placement that it makes; none when all is as asked already.
+/// Whether the tenant may stay where it is.
 ///
 /// # Errors
-/// [`PlanError::NeedsMigration`] when the tenant lives in another group.
+/// [`PlanError::NeedsMigration`] when it is asked to live in another group than it does;
+/// [`PlanError::Deleting`] while it is being deleted.
+pub fn check_stays(
+    present: &Placement,
+    state: &ClusterState,
+    key: &GroupKey,
+) -> Result<(), PlanError> {
+    if present.state == PlacementState::Deleting {
+        return Err(PlanError::Deleting);
+    }
+    match state.groups.get(&present.group) {
+        Some(group) if group.key == *key => Ok(()),
+        _ => Err(PlanError::NeedsMigration(present.group)),
+    }
+}
+
+/// The transaction that places a tenant in an active group, or changes its properties; none when
+/// all is as asked already. `retired`: the last version of a placement of this name that was
+/// deleted.
+#[must_use]
 pub fn place(
     present: Option<(&Placement, Revision)>,
     tenant: &TenantId,
     group: (&GroupRecord, Revision),
     properties: &TenantProperties,
-    id: &str,
-    now_unix_us: u64,
-) -> Result<Option<(Transaction, Placement)>, PlanError> {
+    retired: Option<Version>,
+    (id, now_unix_us): (&str, u64),
+) -> Option<Transaction> {
     let (group, group_revision) = group;
-    if let Some((placement, _)) = present {
-        if placement.group != group.id {
-            return Err(PlanError::NeedsMigration(placement.group));
-        }
-        if placement.properties == *properties {
-            return Ok(None);
-        }
+    if present.is_some_and(|(p, _)| p.properties == *properties) {
+        return None;
     }
+    let before = present
+        .map(|(p, _)| p.version)
+        .or(retired)
+        .unwrap_or_default();
     let placement = Placement {
         tenant: tenant.clone(),
         group: group.id,
-        version: present.map_or(Version::new(1), |(p, _)| p.version.next()),
+        version: before.next(),
         state: present.map_or(PlacementState::Active, |(p, _)| p.state),
         properties: properties.clone(),
     };
-    let event = Event {
-        kind: if present.is_some() {
-            "placement_changed"
-        } else {
-            "placement_created"
-        }
-        .into(),
-        at_unix_us: now_unix_us,
-        tenant: Some(tenant.clone()),
-        group: Some(group.id),
-        detail: format!("version {}", placement.version),
+    let kind = if present.is_some() {
+        "placement_changed"
+    } else {
+        "placement_created"
     };
     let unchanged = present.map_or(Precondition::Absent, |(_, at)| Precondition::At(at));
     let key = keyspace::tenant(tenant);
@@ -202,18 +215,59 @@ pub fn place(
         .when(&key, unchanged)
         .when(keyspace::group(group.id), Precondition::At(group_revision))
         .put_json(key, &placement)
-        .event(&event);
-    Ok(Some((transaction, placement)))
+        .delete(keyspace::retired(tenant))
+        .event(&placement_event(kind, &placement, now_unix_us));
+    Some(transaction)
+}
+
+fn placement_event(kind: &str, placement: &Placement, now_unix_us: u64) -> Event {
+    Event {
+        kind: kind.into(),
+        at_unix_us: now_unix_us,
+        tenant: Some(placement.tenant.clone()),
+        group: Some(placement.group),
+        detail: format!("version {}", placement.version),
+    }
+}
+
+/// The transaction after which a tenant takes no more requests, and its purge may begin.
+#[must_use]
+pub fn begin_removal(present: &Placement, at: Revision, id: &str, now_unix_us: u64) -> Transaction {
+    let key = keyspace::tenant(&present.tenant);
+    let deleting = Placement {
+        version: present.version.next(),
+        state: PlacementState::Deleting,
+        ..present.clone()
+    };
+    Transaction::new(id, now_unix_us)
+        .when(&key, Precondition::At(at))
+        .put_json(key, &deleting)
+        .event(&placement_event(
+            "placement_removing",
+            &deleting,
+            now_unix_us,
+        ))
+}
+
+/// The transaction that frees a tenant's name once its data is purged.
+#[must_use]
+pub fn end_removal(deleting: &Placement, at: Revision, id: &str, now_unix_us: u64) -> Transaction {
+    let key = keyspace::tenant(&deleting.tenant);
+    Transaction::new(id, now_unix_us)
+        .when(&key, Precondition::At(at))
+        .delete(key)
+        .put_json(keyspace::retired(&deleting.tenant), &deleting.version)
+        .event(&placement_event("placement_removed", deleting, now_unix_us))
 }
 
 /// The transaction's id for a client's idempotency key: a retry takes effect once.
 #[must_use]
-pub fn transaction_id(key: Option<&IdempotencyKey>, what: &str, chance: u64) -> String {
+pub fn transaction_id(key: Option<&IdempotencyKey>, what: &str, chance: u128) -> String {
     match key {
         // The key may be 128 bytes long and the id holds 128 in all.
         Some(key) => blake3::hash(format!("{what}\0{key}").as_bytes())
             .to_hex()
             .to_string(),
-        None => format!("{what}-{chance:016x}"),
+        None => format!("{what:.64}-{chance:032x}"),
     }
 }

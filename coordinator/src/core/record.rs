@@ -137,6 +137,9 @@ pub struct RecordFields {
     pub origin: Option<RegionName>,
     /// The client's idempotency key, if it gave one.
     pub idempotency: Option<Idempotency>,
+    /// Data: the revision that created the tenant's placement; purge: the one that ended it. Apply
+    /// refuses data of a placement that has ended in this group. 0: none.
+    pub placement: Revision,
     /// The migration that a control record belongs to.
     pub migration: Option<MigrationStep>,
     /// By kind: an encoded transaction, data operations, and so on.
@@ -164,6 +167,7 @@ impl Record {
             hlc,
             origin: None,
             idempotency: None,
+            placement: Revision::default(),
             migration: None,
             body,
         })
@@ -193,6 +197,7 @@ impl Record {
                     .map_or_else(Bytes::new, |i| Bytes::copy_from_slice(&i.body_hash)),
                 migration_revision: fields.migration.map_or(0, |m| m.revision.get()),
                 migration_attempt: fields.migration.map_or(0, |m| m.attempt),
+                placement_revision: fields.placement.get(),
                 body: fields.body.clone(),
             },
         )
@@ -218,6 +223,7 @@ impl Record {
             hlc: Hlc::from_raw(message.hlc),
             origin: optional_name(message.origin_region, RegionName::new)?,
             idempotency,
+            placement: Revision::new(message.placement_revision),
             migration,
             body: message.body,
         }))

@@ -15,6 +15,7 @@ fn sample() -> Record {
             key: IdempotencyKey::new("k-1").unwrap(),
             body_hash: [9; 32],
         }),
+        placement: Revision::default(),
         migration: Some(MigrationStep {
             revision: Revision::new(12),
             attempt: 3,
@@ -47,6 +48,7 @@ fn any_record() -> impl Strategy<Value = Record> {
                         key: IdempotencyKey::new(key).unwrap(),
                         body_hash,
                     }),
+                    placement: Revision::new(hlc / 3),
                     migration: (revision != 0).then(|| MigrationStep {
                         revision: Revision::new(revision),
                         attempt,

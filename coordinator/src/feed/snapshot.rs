@@ -69,8 +69,10 @@ fn catch_up(
             return Ok(None);
         }
     }
-    let mut changes = feed::topology(cluster);
+    let state = at_view(view, cluster)?;
+    let mut changes = feed::topology(&state);
     for key in &keys {
+        feed::note_removed(&state, key, &mut changes);
         let Some(name) = key.strip_prefix(keyspace::TENANTS) else {
             continue;
         };
@@ -91,17 +93,28 @@ fn catch_up(
     }))
 }
 
-fn snapshot(
-    view: &dyn StateView,
-    cluster: &ClusterState,
-    revision: Revision,
-) -> Result<Vec<Kind>, StateError> {
-    let mut state = cluster.clone();
+/// Regions, groups and leaders as of the view, with the newer hints of `cluster`: the picture alone
+/// may be of another moment than the tenants that are read from the view.
+fn at_view(view: &dyn StateView, cluster: &ClusterState) -> Result<ClusterState, StateError> {
+    let mut state = ClusterState {
+        generation: cluster.generation,
+        leaders: cluster.leaders.clone(),
+        ..ClusterState::default()
+    };
     for prefix in [keyspace::REGIONS, keyspace::GROUPS, keyspace::LEADERS] {
         for (key, row) in metastore::range(view, prefix, None, usize::MAX)? {
             state.take(&key, Some(&row.value));
         }
     }
+    Ok(state)
+}
+
+fn snapshot(
+    view: &dyn StateView,
+    cluster: &ClusterState,
+    revision: Revision,
+) -> Result<Vec<Kind>, StateError> {
+    let state = at_view(view, cluster)?;
     let generation = state.generation.get();
     let mut messages = vec![Kind::SnapshotStart(wire::SnapshotStart {
         generation,

@@ -40,11 +40,19 @@ async fn reads_see_what_was_committed(store: &dyn Metastore) {
     let revision = commit(store, new().put_json("a", &1).put_json("b", &2)).await;
     assert_eq!(
         get(store, "a").unwrap(),
-        Some(Versioned { value: 1, revision })
+        Some(Versioned {
+            value: 1,
+            revision,
+            created: revision
+        })
     );
     assert_eq!(
         get(store, "b").unwrap(),
-        Some(Versioned { value: 2, revision })
+        Some(Versioned {
+            value: 2,
+            revision,
+            created: revision
+        })
     );
     assert!(
         get::<String>(store, "a").is_err(),

@@ -149,8 +149,7 @@ impl RaftMetastore {
         deadline: Instant,
     ) -> Result<Proposed, MetastoreError> {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(100));
-        let mut at = self.leader();
-        let mut unknown = false;
+        let (mut at, mut unknown, mut followed) = (self.leader(), false, 0);
         loop {
             let attempt_deadline = deadline.min(Instant::now() + limits::METASTORE_ATTEMPT);
             match self.attempt(&transaction, at, attempt_deadline).await {
@@ -160,8 +159,10 @@ impl RaftMetastore {
                     return Err(MetastoreError::OutcomeUnknown);
                 }
                 Err(Miss::Final(error)) => return Err(error),
-                Err(Miss::NotProposed(leader)) if leader.is_some() && leader != at => {
-                    at = leader;
+                Err(Miss::NotProposed(leader))
+                    if leader.is_some() && leader != at && followed < limits::MAX_INTERNAL_HOPS =>
+                {
+                    (at, followed) = (leader, followed + 1);
                     continue;
                 }
                 Err(Miss::NotProposed(_)) => {}
@@ -176,7 +177,7 @@ impl RaftMetastore {
                 });
             }
             tokio::time::sleep(wait).await;
-            at = self.leader();
+            (at, followed) = (self.leader(), 0);
         }
     }
 

@@ -9,6 +9,7 @@
 //! data followers), I8 (a retry inside this module is made only with an idempotency key, or when
 //! nothing was proposed), I10 (no placement, no write).
 
+mod propose;
 mod read;
 
 use std::sync::Arc;
@@ -16,26 +17,25 @@ use std::time::{Duration, Instant};
 
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, NodeId, RegionName, TenantId};
-use maia_common::placement::{Placement, PlacementState, ShortagePolicy, SyncMode};
-use maia_common::position::Position;
-use maia_common::runtime::Backoff;
+use maia_common::placement::{Placement, PlacementState};
+use maia_common::position::Revision;
 use maia_common::wire::record as wire;
 use prost::Message;
 
 use super::clock::Clock;
 use super::cluster::Cluster;
-use super::peers::{PeerError, Peers, RemoteApplied};
+use super::peers::Peers;
 use super::placements::{Refusal, unknown_tenant};
 use crate::core::data as core;
 use crate::core::keyspace;
 use crate::core::record::{Idempotency, Record, RecordFields, RecordKind};
 use crate::metastore::{self, Metastore};
-use crate::raft::{Engine, ProposeError};
+use crate::raft::Engine;
 
 /// How long to ask the metastore's leader about a placement that is not known here.
 const PLACEMENT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// A resource and what the API says of it.
+/// A resource as it is stored.
 pub type Resource = wire::Resource;
 
 /// What a client asks to be written.
@@ -58,60 +58,62 @@ pub struct Written {
     pub acked_regions: Vec<RegionName>,
 }
 
-/// Where a tenant's data is.
+/// A tenant's placement, and the revision that created it.
 #[derive(Debug, Clone)]
 struct Home {
     placement: Placement,
-    group: GroupId,
+    created: Revision,
+}
+
+/// What the service stands on.
+#[derive(Clone)]
+pub struct DataParts {
+    /// This node and its region.
+    pub me: (NodeId, RegionName),
+    /// For proposals and applied state.
+    pub engine: Arc<Engine>,
+    /// For placements.
+    pub store: Arc<dyn Metastore>,
+    /// For groups and their leaders.
+    pub cluster: Cluster,
+    /// For leaders elsewhere.
+    pub peers: Arc<Peers>,
+    /// For records' times.
+    pub clock: Arc<Clock>,
+    /// A follower that did not answer for longer is taken for unreachable.
+    pub silence: Duration,
 }
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
-pub struct DataService {
-    node: NodeId,
-    region: RegionName,
-    engine: Arc<Engine>,
-    store: Arc<dyn Metastore>,
-    cluster: Cluster,
-    peers: Arc<Peers>,
-    clock: Arc<Clock>,
-}
-
-/// Why one try was not answered.
-enum Miss {
-    NotProposed(Option<NodeId>),
-    Unknown,
-    Final(Refusal),
-}
+pub struct DataService(DataParts);
 
 impl DataService {
     /// The service of this node.
     #[must_use]
-    pub fn new(
-        (node, region): (NodeId, RegionName),
-        engine: Arc<Engine>,
-        store: Arc<dyn Metastore>,
-        cluster: Cluster,
-        peers: Arc<Peers>,
-        clock: Arc<Clock>,
-    ) -> Self {
-        Self {
-            node,
-            region,
-            engine,
-            store,
-            cluster,
-            peers,
-            clock,
-        }
+    pub fn new(parts: DataParts) -> Self {
+        Self(parts)
     }
 
     fn home(&self, tenant: &TenantId) -> Result<Home, Refusal> {
-        let stored = metastore::get::<Placement>(&*self.store, &keyspace::tenant(tenant))?;
-        let placement = stored.ok_or_else(|| unknown_tenant(tenant))?.value;
+        let stored = metastore::get::<Placement>(&*self.0.store, &keyspace::tenant(tenant))?;
+        let stored = stored.ok_or_else(|| unknown_tenant(tenant))?;
+        match stored.value.state {
+            PlacementState::Active => {}
+            PlacementState::Holding => {
+                return Err(Refusal::new(
+                    ErrorCode::TenantHeld,
+                    "the tenant is being moved",
+                ));
+            }
+            PlacementState::Deleting => {
+                let text = format!("tenant `{tenant}` is being deleted");
+                return Err(Refusal::new(ErrorCode::UnknownTenant, text));
+            }
+        }
         Ok(Home {
-            group: placement.group,
-            placement,
+            placement: stored.value,
+            created: stored.created,
         })
     }
 
@@ -120,9 +122,8 @@ impl DataService {
     async fn home_caught_up(&self, tenant: &TenantId, deadline: Instant) -> Result<Home, Refusal> {
         match self.home(tenant) {
             Err(refusal) if refusal.code == ErrorCode::UnknownTenant => {
-                self.store
-                    .catch_up(deadline.min(Instant::now() + PLACEMENT_PATIENCE))
-                    .await?;
+                let patience = deadline.min(Instant::now() + PLACEMENT_PATIENCE);
+                self.0.store.catch_up(patience).await?;
                 self.home(tenant)
             }
             known => known,
@@ -139,15 +140,24 @@ impl DataService {
         deadline: Instant,
     ) -> Result<Written, Refusal> {
         let home = self.home_caught_up(&request.tenant, deadline).await?;
-        if home.placement.state == PlacementState::Holding {
-            return Err(Refusal::new(
-                ErrorCode::TenantHeld,
-                "the tenant is being moved",
-            ));
+        let is_repeatable = request.idempotency.is_some();
+        let body = wire::DataOperations {
+            operations: request.operations,
         }
-        let retry_unknown = request.idempotency.is_some();
-        let record = self.record(request, &home.placement);
-        let applied = self.settle(&home, &record, retry_unknown, deadline).await?;
+        .encode_to_vec();
+        let record = Record::new(RecordFields {
+            kind: RecordKind::Data,
+            tenant: Some(request.tenant),
+            sync_mode: Some(home.placement.properties.sync_mode),
+            hlc: self.0.clock.now(),
+            origin: Some(self.0.me.1.clone()),
+            idempotency: request.idempotency,
+            placement: home.created,
+            migration: None,
+            body: body.into(),
+        });
+        let group = home.placement.group;
+        let applied = self.settle(group, &record, is_repeatable, deadline).await?;
         match core::decode_outcome(&applied.outcome) {
             Some(wire::data_outcome::What::Written(written)) => {
                 let acked_regions = self.regions_of(&applied.durable_on);
@@ -156,224 +166,45 @@ impl DataService {
                     acked_regions,
                 })
             }
-            Some(wire::data_outcome::What::Refused(refused)) => {
-                let code = ErrorCode::parse(&refused.code).unwrap_or(ErrorCode::Internal);
-                Err(Refusal::new(code, refused.detail))
-            }
-            None => Err(Refusal::new(
-                ErrorCode::Internal,
-                "the write has no outcome",
-            )),
+            other => Err(refusal_of(other)),
         }
     }
 
-    fn record(&self, request: WriteRequest, placement: &Placement) -> Record {
-        let body = wire::DataOperations {
-            operations: request.operations,
-        }
-        .encode_to_vec();
-        Record::new(RecordFields {
-            kind: RecordKind::Data,
-            tenant: Some(request.tenant),
-            sync_mode: Some(placement.properties.sync_mode),
-            hlc: self.clock.now(),
-            origin: Some(self.region.clone()),
-            idempotency: request.idempotency,
-            migration: None,
-            body: body.into(),
-        })
-    }
-
-    async fn settle(
-        &self,
-        home: &Home,
-        record: &Record,
-        retry_unknown: bool,
-        deadline: Instant,
-    ) -> Result<RemoteApplied, Refusal> {
-        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(100));
-        let mut at = self.leader_of(home.group);
-        let mut unknown = false;
-        loop {
-            match self.attempt(home, record, at, deadline).await {
-                Ok(applied) => return Ok(applied),
-                Err(Miss::Final(refusal)) if !unknown => return Err(refusal),
-                Err(Miss::NotProposed(leader)) if leader.is_some() && leader != at => {
-                    at = leader;
-                    continue;
-                }
-                Err(Miss::NotProposed(_)) => {}
-                Err(Miss::Unknown | Miss::Final(_)) => {
-                    unknown = true;
-                    if !retry_unknown {
-                        return Err(outcome_unknown());
-                    }
-                }
-            }
-            let wait = backoff.next(fastrand::f64());
-            if Instant::now() + wait >= deadline {
-                return Err(if unknown {
-                    outcome_unknown()
-                } else {
-                    leaderless(home.group)
-                });
-            }
-            tokio::time::sleep(wait).await;
-            at = self.leader_of(home.group);
-        }
-    }
-
-    async fn attempt(
-        &self,
-        home: &Home,
-        record: &Record,
-        at: Option<NodeId>,
-        deadline: Instant,
-    ) -> Result<RemoteApplied, Miss> {
-        let version = home.placement.version.get();
-        match at {
-            None => Err(Miss::NotProposed(None)),
-            Some(node) if node == self.node => {
-                self.propose_here(home.group, record.clone(), deadline)
-                    .await
-            }
-            Some(node) => {
-                let asked =
-                    self.peers
-                        .propose(node, home.group, record.encode(), version, deadline);
-                asked.await.map_err(|error| match error {
-                    PeerError::NotLeader { leader } => Miss::NotProposed(leader),
-                    PeerError::Unreachable => Miss::NotProposed(None),
-                    PeerError::Refused { code, detail } => Miss::Final(Refusal::new(code, detail)),
-                    PeerError::OutcomeUnknown => Miss::Unknown,
-                })
-            }
-        }
-    }
-
-    /// For the peer service: proposes here, as the leader.
+    /// Ends the tenant's placement in the group, which was decided at `revision`, and deletes its
+    /// rows there. Safe to repeat.
     ///
     /// # Errors
-    /// [`PeerError`], as the asking node shall see it.
-    pub async fn propose_for_peer(
+    /// [`Refusal`]; some rows may be left then.
+    pub async fn purge(
         &self,
+        tenant: &TenantId,
         group: GroupId,
-        record: Record,
+        revision: Revision,
         deadline: Instant,
-    ) -> Result<RemoteApplied, PeerError> {
-        self.propose_here(group, record, deadline)
-            .await
-            .map_err(|miss| match miss {
-                Miss::NotProposed(leader) => PeerError::NotLeader { leader },
-                Miss::Unknown => PeerError::OutcomeUnknown,
-                Miss::Final(refusal) => PeerError::Refused {
-                    code: refusal.code,
-                    detail: refusal.detail,
-                },
-            })
-    }
-
-    async fn propose_here(
-        &self,
-        group: GroupId,
-        record: Record,
-        deadline: Instant,
-    ) -> Result<RemoteApplied, Miss> {
-        let Some(tenant) = record.tenant.clone() else {
-            let text = "a data record names no tenant";
-            return Err(Miss::Final(Refusal::new(ErrorCode::TenantRequired, text)));
-        };
-        let home = self
-            .home_caught_up(&tenant, deadline)
-            .await
-            .map_err(Miss::Final)?;
-        if home.group != group || home.placement.state != PlacementState::Active {
-            let text = "the leader of the group knows another placement of the tenant";
-            return Err(Miss::Final(Refusal::new(ErrorCode::StalePlacement, text)));
+    ) -> Result<(), Refusal> {
+        loop {
+            let record = Record::new(RecordFields {
+                kind: RecordKind::Purge,
+                tenant: Some(tenant.clone()),
+                sync_mode: None,
+                hlc: self.0.clock.now(),
+                origin: Some(self.0.me.1.clone()),
+                idempotency: None,
+                placement: revision,
+                migration: None,
+                body: bytes::Bytes::new(),
+            });
+            let applied = self.settle(group, &record, true, deadline).await?;
+            match core::decode_outcome(&applied.outcome) {
+                Some(wire::data_outcome::What::Purged(purged)) if purged.more => {}
+                Some(wire::data_outcome::What::Purged(_)) => return Ok(()),
+                other => return Err(refusal_of(other)),
+            }
         }
-        let properties = home.placement.properties;
-        let applied = self
-            .engine
-            .propose(group, record, deadline)
-            .await
-            .map_err(|e| match e {
-                ProposeError::NotLeader { leader } => Miss::NotProposed(leader),
-                ProposeError::OutcomeUnknown => Miss::Unknown,
-                ProposeError::UnknownGroup => Miss::NotProposed(None),
-                ProposeError::DiskFull => Miss::Final(Refusal::new(
-                    ErrorCode::DiskFull,
-                    "the disk of the tenant's primary has no room",
-                )),
-                ProposeError::Overloaded => Miss::Final(Refusal::new(
-                    ErrorCode::Unavailable,
-                    "the group takes no more now",
-                )),
-                ProposeError::TooLarge { .. } => {
-                    Miss::Final(Refusal::new(ErrorCode::BodyTooLarge, e.to_string()))
-                }
-                ProposeError::Stopped(reason) => {
-                    Miss::Final(Refusal::new(ErrorCode::Unavailable, reason))
-                }
-            })?;
-        let durable_on = self
-            .wait_durable(
-                group,
-                &properties,
-                applied.position,
-                applied.durable_on,
-                deadline,
-            )
-            .await?;
-        let (outcome, position) = (applied.outcome.0, applied.position);
-        Ok(RemoteApplied {
-            outcome,
-            position,
-            durable_on,
-        })
-    }
-
-    /// Committed is not always enough: waits for as many data followers as the tenant asks for.
-    async fn wait_durable(
-        &self,
-        group: GroupId,
-        properties: &maia_common::placement::TenantProperties,
-        position: Position,
-        mut durable_on: Vec<NodeId>,
-        deadline: Instant,
-    ) -> Result<Vec<NodeId>, Miss> {
-        let members = self
-            .cluster
-            .state()
-            .groups
-            .get(&group)
-            .map_or(1, |g| g.members.len());
-        let wanted = match properties.sync_mode {
-            SyncMode::Async => 1,
-            SyncMode::SemiSync => 1 + properties.min_sync_replicas as usize,
-            SyncMode::Sync => members,
-        };
-        if durable_on.len() < wanted {
-            let enough = |nodes: &[NodeId]| nodes.len() >= wanted;
-            durable_on = self
-                .engine
-                .wait_durable(group, position, deadline, enough)
-                .await;
-        }
-        if durable_on.len() >= wanted || properties.on_too_few == ShortagePolicy::Degrade {
-            return Ok(durable_on);
-        }
-        Err(Miss::Unknown)
-    }
-
-    fn leader_of(&self, group: GroupId) -> Option<NodeId> {
-        self.engine
-            .status(group)
-            .and_then(|status| status.leader)
-            .or_else(|| self.cluster.state().leaders.get(&group).map(|l| l.node))
     }
 
     fn regions_of(&self, nodes: &[NodeId]) -> Vec<RegionName> {
-        let cluster = self.cluster.state();
+        let cluster = self.0.cluster.state();
         let mut regions: Vec<RegionName> = nodes
             .iter()
             .filter_map(|node| cluster.nodes.get(node))
@@ -385,16 +216,16 @@ impl DataService {
     }
 }
 
-fn outcome_unknown() -> Refusal {
-    Refusal::new(
-        ErrorCode::OutcomeUnknown,
-        "the write may or may not take effect; a retry with the same Idempotency-Key is safe",
-    )
-}
-
-fn leaderless(group: GroupId) -> Refusal {
-    Refusal::new(
-        ErrorCode::GroupLeaderless,
-        format!("group {group} has no leader now"),
-    )
+/// The refusal that an outcome is, where it is not what was hoped for.
+fn refusal_of(what: Option<wire::data_outcome::What>) -> Refusal {
+    match what {
+        Some(wire::data_outcome::What::Refused(refused)) => {
+            let code = ErrorCode::parse(&refused.code).unwrap_or(ErrorCode::Internal);
+            Refusal::new(code, refused.detail)
+        }
+        _ => Refusal::new(
+            ErrorCode::Internal,
+            "the record has another outcome than its kind",
+        ),
+    }
 }

@@ -26,7 +26,7 @@ use super::applier::RecordApplier;
 use super::bootstrap;
 use super::clock::Clock;
 use super::cluster::{Cluster, ClusterLoop};
-use super::data::DataService;
+use super::data::{DataParts, DataService};
 use super::groups::GroupLoop;
 use super::identity::{self, FolderLock, IdentityError};
 use super::peer_service::PeerService;
@@ -113,14 +113,16 @@ impl Node {
         if identity.joined {
             parts.engine.start_group(GroupId::METASTORE).await?;
         }
-        let data = DataService::new(
-            parts.me.clone(),
-            Arc::clone(&parts.engine),
-            Arc::clone(&parts.store) as Arc<dyn Metastore>,
-            parts.cluster.clone(),
-            Arc::clone(&parts.peers),
-            Arc::clone(&parts.clock),
-        );
+        let silence = config.election().timeout_max * 2;
+        let data = DataService::new(DataParts {
+            me: parts.me.clone(),
+            engine: Arc::clone(&parts.engine),
+            store: Arc::clone(&parts.store) as Arc<dyn Metastore>,
+            cluster: parts.cluster.clone(),
+            peers: Arc::clone(&parts.peers),
+            clock: Arc::clone(&parts.clock),
+            silence,
+        });
         let peer = PeerService {
             identity: identity.clone(),
             engine: Arc::clone(&parts.engine),
@@ -261,6 +263,7 @@ impl Parts {
         let placements = Placements::new(
             Arc::clone(&self.store) as Arc<dyn Metastore>,
             self.cluster.clone(),
+            data.clone(),
         );
         let vitals = Arc::<ArcSwap<Vitals>>::default();
         let sampled = vitals::sample(Arc::clone(&self.engine), Arc::clone(&vitals));

@@ -171,7 +171,6 @@ impl Peers {
         node: NodeId,
         group: GroupId,
         record: Bytes,
-        placement_version: u64,
         deadline: Instant,
     ) -> Result<RemoteApplied, PeerError> {
         let mut client = self.client(node)?;
@@ -180,7 +179,6 @@ impl Peers {
             record,
             hops: 1,
             timeout_ms: left_ms(deadline),
-            placement_version,
         };
         let reply = call(deadline, client.propose(request)).await?;
         refusal(reply.refusal)?;

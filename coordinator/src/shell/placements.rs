@@ -14,8 +14,9 @@ use serde::Serialize;
 
 use super::clock::unix_us;
 use super::cluster::Cluster;
-use crate::core::metastore::{Precondition, Transaction};
-use crate::core::placements::{self as plans, Event, Expected, PlanError};
+use super::data::DataService;
+use crate::core::metastore::{self as metastore_core, Transaction};
+use crate::core::placements::{self as plans, Expected, PlanError};
 use crate::core::{cluster_state::ClusterState, keyspace};
 use crate::metastore::{self, Metastore, MetastoreError, Outcome, Versioned};
 
@@ -59,7 +60,9 @@ impl From<PlanError> for Refusal {
     fn from(error: PlanError) -> Self {
         let code = match error {
             PlanError::TooManyGroups => ErrorCode::TooManyGroups,
-            PlanError::NoNode(_) | PlanError::NeedsMigration(_) => ErrorCode::PlacementConflict,
+            PlanError::NoNode(_) | PlanError::NeedsMigration(_) | PlanError::Deleting => {
+                ErrorCode::PlacementConflict
+            }
         };
         Refusal::new(code, error.to_string())
     }
@@ -118,13 +121,18 @@ pub struct PutRequest {
 pub struct Placements {
     store: Arc<dyn Metastore>,
     cluster: Cluster,
+    data: DataService,
 }
 
 impl Placements {
-    /// Placements kept in `store`.
+    /// Placements kept in `store`; `data` purges what deleted tenants leave.
     #[must_use]
-    pub fn new(store: Arc<dyn Metastore>, cluster: Cluster) -> Self {
-        Self { store, cluster }
+    pub fn new(store: Arc<dyn Metastore>, cluster: Cluster, data: DataService) -> Self {
+        Self {
+            store,
+            cluster,
+            data,
+        }
     }
 
     /// The tenant's placement as this node knows it.
@@ -176,66 +184,67 @@ impl Placements {
     pub async fn put(&self, request: &PutRequest, deadline: Instant) -> Result<Put, Refusal> {
         // Key and body: a retry takes effect once, another body under the same key is another PUT.
         let what = format!("put\0{}\0{:?}", request.tenant, request.spec);
-        let id = match &request.key {
-            Some(key) => plans::transaction_id(Some(key), &what, 0),
-            None => plans::transaction_id(None, "put", fastrand::u64(..)),
-        };
-        // A plan on an older state could refuse, or find nothing to change, where the newest state
-        // says otherwise: a commit would notice, these two commit nothing.
-        self.settle(deadline).await?;
+        let id = transaction_id(request.key.as_ref(), &what);
         for _ in 0..MAX_PLANS {
-            let cluster = self.cluster.state();
-            let (key, properties) = request
-                .spec
-                .resolve(&*cluster)
-                .map_err(|e| Refusal::new(ErrorCode::PlacementConflict, e.to_string()))?;
-            let present = self.stored(&request.tenant)?;
-            if !request.expected.holds(present.as_ref().map(|p| &p.value)) {
-                return Err(precondition_failed(present.as_ref()));
+            // A plan on an older state could refuse, or find nothing to change, where the newest
+            // state says otherwise: a commit would notice, these two commit nothing.
+            self.settle(deadline).await?;
+            if self.is_known(&id)? {
+                return self.now(&request.tenant, false);
             }
-            let Some(group) = self.group(&cluster, &key, deadline).await? else {
-                continue;
-            };
-            let planned = plans::place(
-                present.as_ref().map(|p| (&p.value, p.revision)),
-                &request.tenant,
-                (&group.value, group.revision),
-                &properties,
-                &id,
-                unix_us(),
-            )?;
-            let Some((transaction, _)) = planned else {
-                let unchanged = present
-                    .map(|p| p.value)
-                    .expect("only a present one is unchanged");
-                return Ok(Put {
-                    view: self.view(&unchanged)?,
-                    created: false,
-                });
+            let present = self.stored(&request.tenant)?;
+            let Some(transaction) = self.plan(request, present.as_ref(), &id, deadline).await?
+            else {
+                return self.now(&request.tenant, false);
             };
             if let Outcome::Committed(revision) = self.store.transact(transaction, deadline).await?
             {
-                self.cluster
-                    .wait_for(deadline, |state| state.revision >= revision)
-                    .await;
-                let view = self
-                    .get(&request.tenant)?
-                    .ok_or_else(|| unknown_tenant(&request.tenant))?;
-                return Ok(Put {
-                    view,
-                    created: present.is_none(),
-                });
+                let seen = |state: &ClusterState| state.revision >= revision;
+                self.cluster.wait_for(deadline, seen).await;
+                return self.now(&request.tenant, present.is_none());
             }
-            self.settle(deadline).await?;
         }
-        Err(Refusal::new(
-            ErrorCode::PlacementConflict,
-            "the placement is being changed by others all the time: try again",
+        Err(too_busy())
+    }
+
+    fn now(&self, tenant: &TenantId, created: bool) -> Result<Put, Refusal> {
+        let view = self.get(tenant)?.ok_or_else(|| unknown_tenant(tenant))?;
+        Ok(Put { view, created })
+    }
+
+    /// What to commit; none when all is as asked already.
+    async fn plan(
+        &self,
+        request: &PutRequest,
+        present: Option<&Versioned<Placement>>,
+        id: &str,
+        deadline: Instant,
+    ) -> Result<Option<Transaction>, Refusal> {
+        let cluster = self.cluster.state();
+        let (key, properties) = request
+            .spec
+            .resolve(&*cluster)
+            .map_err(|e| Refusal::new(ErrorCode::PlacementConflict, e.to_string()))?;
+        if !request.expected.holds(present.map(|p| &p.value)) {
+            return Err(precondition_failed(present));
+        }
+        if let Some(present) = present {
+            plans::check_stays(&present.value, &cluster, &key)?;
+        }
+        let retired = metastore::get::<Version>(&*self.store, &keyspace::retired(&request.tenant))?;
+        let group = self.group(&key, deadline).await?;
+        Ok(plans::place(
+            present.map(|p| (&p.value, p.revision)),
+            &request.tenant,
+            (&group.value, group.revision),
+            &properties,
+            retired.map(|r| r.value),
+            (id, unix_us()),
         ))
     }
 
-    /// Takes the tenant's placement away. Its data stays in the group until it is purged, which
-    /// comes with migration.
+    /// Deletes the tenant: its placement first stops to take requests, then its data is purged in its
+    /// group, then its name is free again. What was begun and not ended goes on when asked again.
     ///
     /// # Errors
     /// [`Refusal`]; `unknown_tenant` when there is none.
@@ -243,66 +252,76 @@ impl Placements {
         &self,
         tenant: &TenantId,
         expected: Expected,
+        key: Option<&IdempotencyKey>,
         deadline: Instant,
     ) -> Result<(), Refusal> {
-        self.settle(deadline).await?;
+        let id = transaction_id(key, &format!("remove\0{tenant}"));
         for _ in 0..MAX_PLANS {
+            self.settle(deadline).await?;
+            if self.is_known(&id)? {
+                return Ok(());
+            }
             let Some(present) = self.stored(tenant)? else {
                 return Err(unknown_tenant(tenant));
             };
+            if present.value.state == PlacementState::Deleting {
+                let (group, revision) = (present.value.group, present.revision);
+                self.data.purge(tenant, group, revision, deadline).await?;
+                let end = plans::end_removal(&present.value, revision, &id, unix_us());
+                if let Outcome::Committed(_) = self.store.transact(end, deadline).await? {
+                    return Ok(());
+                }
+                continue;
+            }
             if !expected.holds(Some(&present.value)) {
                 return Err(precondition_failed(Some(&present)));
             }
-            let key = keyspace::tenant(tenant);
-            let event = Event {
-                kind: "placement_removed".into(),
-                at_unix_us: unix_us(),
-                tenant: Some(tenant.clone()),
-                group: Some(present.value.group),
-                detail: format!("version {}", present.value.version),
-            };
-            let id = plans::transaction_id(None, "remove", fastrand::u64(..));
-            let transaction = Transaction::new(id, unix_us())
-                .when(&key, Precondition::At(present.revision))
-                .delete(key)
-                .event(&event);
-            if let Outcome::Committed(_) = self.store.transact(transaction, deadline).await? {
-                return Ok(());
+            let begin = plans::begin_removal(
+                &present.value,
+                present.revision,
+                &transaction_id(None, "removing"),
+                unix_us(),
+            );
+            self.store.transact(begin, deadline).await?;
+        }
+        Err(too_busy())
+    }
+
+    /// Whether a transaction with this id took effect: the request is a repetition.
+    fn is_known(&self, id: &str) -> Result<bool, Refusal> {
+        let mut known = false;
+        let read = self.store.read(&mut |view| {
+            known = metastore_core::revision_of(view, id)?.is_some();
+            Ok(())
+        });
+        read.map_err(MetastoreError::from)?;
+        Ok(known)
+    }
+
+    /// The active group with this key, made when there is none.
+    async fn group(
+        &self,
+        key: &GroupKey,
+        deadline: Instant,
+    ) -> Result<Versioned<GroupRecord>, Refusal> {
+        for _ in 0..MAX_PLANS {
+            let cluster = self.cluster.state();
+            if let Some(known) = cluster.group_with(key) {
+                return self.active(known.id, deadline).await;
+            }
+            let last = metastore::get::<GroupId>(&*self.store, keyspace::LAST_GROUP)?;
+            let last = last.map(|l| (l.value, l.revision));
+            let id = transaction_id(None, "group");
+            let (transaction, record) = plans::create_group(&cluster, last, key, &id, unix_us())?;
+            if let Outcome::Committed(revision) = self.store.transact(transaction, deadline).await?
+            {
+                let seen = |state: &ClusterState| state.revision >= revision;
+                self.cluster.wait_for(deadline, seen).await;
+                return self.active(record.id, deadline).await;
             }
             self.settle(deadline).await?;
         }
-        Err(Refusal::new(
-            ErrorCode::PlacementConflict,
-            "the placement is being changed by others",
-        ))
-    }
-
-    /// The active group with this key, made when there is none. None: plan anew.
-    async fn group(
-        &self,
-        cluster: &ClusterState,
-        key: &GroupKey,
-        deadline: Instant,
-    ) -> Result<Option<Versioned<GroupRecord>>, Refusal> {
-        if let Some(known) = cluster.group_with(key) {
-            return self.active(known.id, deadline).await;
-        }
-        let last = metastore::get::<GroupId>(&*self.store, keyspace::LAST_GROUP)?;
-        let last = last.map(|l| (l.value, l.revision));
-        let id = plans::transaction_id(None, "group", fastrand::u64(..));
-        let (transaction, record) = plans::create_group(cluster, last, key, &id, unix_us())?;
-        match self.store.transact(transaction, deadline).await? {
-            Outcome::Committed(revision) => {
-                self.cluster
-                    .wait_for(deadline, |state| state.revision >= revision)
-                    .await;
-                self.active(record.id, deadline).await
-            }
-            Outcome::Conflict(_) => {
-                self.settle(deadline).await?;
-                Ok(None)
-            }
-        }
+        Err(too_busy())
     }
 
     /// The group's record once its first leader has confirmed it.
@@ -310,7 +329,7 @@ impl Placements {
         &self,
         group: GroupId,
         deadline: Instant,
-    ) -> Result<Option<Versioned<GroupRecord>>, Refusal> {
+    ) -> Result<Versioned<GroupRecord>, Refusal> {
         let is_active = |state: &ClusterState| {
             state
                 .groups
@@ -322,7 +341,9 @@ impl Placements {
             return Err(Refusal::new(ErrorCode::GroupLeaderless, text));
         }
         let stored = metastore::get::<GroupRecord>(&*self.store, &keyspace::group(group))?;
-        Ok(stored.filter(|g| g.value.state == GroupState::Active))
+        stored
+            .filter(|g| g.value.state == GroupState::Active)
+            .ok_or_else(too_busy)
     }
 
     /// Waits for the newest state to be what is read here.
@@ -374,6 +395,16 @@ pub fn unknown_tenant(tenant: &TenantId) -> Refusal {
         ErrorCode::UnknownTenant,
         format!("tenant `{tenant}` has no placement"),
     )
+}
+
+fn too_busy() -> Refusal {
+    let text = "the placement is being changed by others all the time: try again";
+    Refusal::new(ErrorCode::PlacementConflict, text)
+}
+
+/// Unique for each request, or the same for each repetition of one with an idempotency key.
+fn transaction_id(key: Option<&IdempotencyKey>, what: &str) -> String {
+    plans::transaction_id(key, what, fastrand::u128(..))
 }
 
 fn precondition_failed(present: Option<&Versioned<Placement>>) -> Refusal {

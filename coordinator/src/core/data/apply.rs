@@ -9,9 +9,9 @@ use maia_common::position::Position;
 use maia_common::wire::record as wire;
 use prost::Message;
 
-use super::{keys, patch};
+use super::{keys, patch, purge};
 use crate::core::frame;
-use crate::core::record::Record;
+use crate::core::record::{Record, RecordKind};
 use crate::raft::{Mutations, StateCf, StateError, StateView};
 
 /// The version of the persisted values.
@@ -66,6 +66,14 @@ pub fn apply(
         );
         return Ok(outcome_of(Err(refused)).encode_to_vec().into());
     };
+    if record.kind == RecordKind::Purge {
+        return purge::apply(group, tenant, record.placement, view, out);
+    }
+    if record.placement < purge::ended_at(group, tenant, view)? {
+        let text = "the tenant's placement in this group has ended".to_owned();
+        let refused = Refused(ErrorCode::StalePlacement, text);
+        return Ok(outcome_of(Err(refused)).encode_to_vec().into());
+    }
     let context = Context {
         group,
         position,

@@ -6,6 +6,16 @@ use maia_common::position::Index;
 
 use crate::raft::group_key;
 
+/// The prefix of all that a tenant has in `data` and `dedup`.
+pub(super) fn tenant_prefix(group: GroupId, tenant: &TenantId) -> Vec<u8> {
+    group_key(group, format!("{tenant}\0").as_bytes())
+}
+
+/// Where it stands that a tenant's placement in this group has ended.
+pub(super) fn ended_mark(group: GroupId, tenant: &TenantId) -> Vec<u8> {
+    group_key(group, format!("s{tenant}").as_bytes())
+}
+
 /// The prefix of all resources of a type.
 #[must_use]
 pub fn type_prefix(group: GroupId, tenant: &TenantId, kind: &ResourceType) -> Vec<u8> {

@@ -11,7 +11,7 @@ use prost::Message;
 
 use super::layout::{
     META_VERSION, change_key, current_revision, decode_change, decode_value, dedup_key,
-    events_mark, meta_key, number, revision_mark, suffix_of,
+    events_mark, meta_key, number, revision_mark, revision_of, suffix_of,
 };
 use crate::core::frame;
 use crate::raft::{Mutations, StateCf, StateError, StateView};
@@ -45,10 +45,9 @@ pub fn apply(
     if let Err(reason) = check(&transaction) {
         return Ok(refused(revision, reason));
     }
-    if let Some(earlier) = view.get(StateCf::Dedup, &dedup_key(&transaction.id))? {
-        let earlier = earlier.as_slice().try_into().map_or(0, u64::from_be_bytes);
+    if let Some(earlier) = revision_of(view, &transaction.id)? {
         return Ok(Applied {
-            outcome: succeeded(Revision::new(earlier)),
+            outcome: succeeded(earlier),
             change: None,
         });
     }

@@ -55,6 +55,15 @@ pub fn current_revision(view: &dyn StateView) -> Result<Revision, StateError> {
     )?))
 }
 
+/// The revision as which a transaction with this id took effect, while the history knows it.
+///
+/// # Errors
+/// [`StateError`] when the view fails.
+pub fn revision_of(view: &dyn StateView, id: &str) -> Result<Option<Revision>, StateError> {
+    let stored = view.get(StateCf::Dedup, &dedup_key(id))?;
+    Ok(stored.map(|bytes| Revision::new(bytes.try_into().map_or(0, u64::from_be_bytes))))
+}
+
 pub(super) fn number(view: &dyn StateView, cf: StateCf, key: &[u8]) -> Result<u64, StateError> {
     let Some(bytes) = view.get(cf, key)? else {
         return Ok(0);

@@ -8,10 +8,25 @@ use maia_common::ids::{GroupId, ResourceId, ResourceType, TenantId};
 use maia_common::position::Position;
 use maia_common::runtime::Backoff;
 
-use super::{DataService, Resource, leaderless};
+use super::propose::leaderless;
+use super::{DataService, Resource};
 use crate::core::data as core;
 use crate::raft::{StateCf, StateError, StateView};
 use crate::shell::placements::Refusal;
+
+/// After this many bytes a page ends: what is listed is in memory at once.
+const PAGE_BYTES: usize = 4 << 20;
+/// Rows that are read at once; each may be as large as a resource.
+const PAGE_STEP: usize = 16;
+
+/// A part of a list.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// In the order of ids.
+    pub items: Vec<(ResourceId, Resource)>,
+    /// Where the next page begins, if there may be one.
+    pub next: Option<ResourceId>,
+}
 
 impl DataService {
     /// Makes sure that reads of this tenant may be served here; with `strong`, that they see all
@@ -25,17 +40,18 @@ impl DataService {
         strong: bool,
         deadline: Instant,
     ) -> Result<GroupId, Refusal> {
-        let group = self.home_caught_up(tenant, deadline).await?.group;
-        if self.engine.status(group).is_none() {
+        let group = self.home_caught_up(tenant, deadline).await?.placement.group;
+        if self.0.engine.status(group).is_none() {
             let text = format!(
                 "no copy of tenant `{tenant}` is kept in region {}",
-                self.region
+                self.0.me.1
             );
             return Err(Refusal::new(ErrorCode::StalePlacement, text));
         }
         if strong {
             let position = self.read_index(group, deadline).await?;
             if self
+                .0
                 .engine
                 .wait_applied(group, position, deadline)
                 .await
@@ -54,10 +70,10 @@ impl DataService {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(100));
         loop {
             let position = match self.leader_of(group) {
-                Some(node) if node == self.node => {
-                    self.engine.read_barrier(group, deadline).await.ok()
+                Some(node) if node == self.0.me.0 => {
+                    self.0.engine.read_barrier(group, deadline).await.ok()
                 }
-                Some(node) => self.peers.read_index(node, group, deadline).await.ok(),
+                Some(node) => self.0.peers.read_index(node, group, deadline).await.ok(),
                 None => None,
             };
             if let Some(position) = position {
@@ -84,6 +100,7 @@ impl DataService {
     ) -> Result<Option<Resource>, Refusal> {
         let key = core::resource_key(group, tenant, kind, id);
         let found = self
+            .0
             .engine
             .state()
             .get(StateCf::Data, &key)
@@ -94,32 +111,44 @@ impl DataService {
             .map_err(unreadable)
     }
 
-    /// Up to `limit` resources of a type whose ids begin with `prefix`, in the order of ids, after
-    /// `after`.
+    /// A page of the resources of a type whose ids begin with `prefix`, in the order of ids, after
+    /// `after`: up to `limit` of them, fewer when they are large.
     ///
     /// # Errors
     /// [`Refusal`] when the state can't be read.
     pub fn list(
         &self,
-        group: GroupId,
-        tenant: &TenantId,
-        kind: &ResourceType,
+        (group, tenant, kind): (GroupId, &TenantId, &ResourceType),
         prefix: &str,
         after: Option<&ResourceId>,
         limit: usize,
-    ) -> Result<Vec<(ResourceId, Resource)>, Refusal> {
+    ) -> Result<Page, Refusal> {
         let whole = core::type_prefix(group, tenant, kind);
         let mut start = whole.clone();
         start.extend_from_slice(prefix.as_bytes());
-        let after = after.map(|id| core::resource_key(group, tenant, kind, id));
-        let state = self.engine.state();
-        let rows = state
-            .scan(StateCf::Data, &start, after.as_deref(), limit)
-            .map_err(unreadable)?;
-        rows.into_iter()
-            .filter_map(|(key, bytes)| Some((core::resource_id_of(&key, &whole)?, bytes)))
-            .map(|(id, bytes)| Ok((id, core::decode_resource(bytes).map_err(unreadable)?)))
-            .collect()
+        let mut after = after.map(|id| core::resource_key(group, tenant, kind, id));
+        let state = self.0.engine.state();
+        let mut page = Page::default();
+        let mut bytes = 0;
+        while page.items.len() < limit && bytes < PAGE_BYTES {
+            let step = PAGE_STEP.min(limit - page.items.len());
+            let rows = state
+                .scan(StateCf::Data, &start, after.as_deref(), step)
+                .map_err(unreadable)?;
+            let is_last = rows.len() < step;
+            for (key, value) in rows {
+                bytes += value.len();
+                let resource = core::decode_resource(value).map_err(unreadable)?;
+                page.items
+                    .extend(core::resource_id_of(&key, &whole).map(|id| (id, resource)));
+                after = Some(key);
+            }
+            if is_last {
+                return Ok(page);
+            }
+        }
+        page.next = page.items.last().map(|(id, _)| id.clone());
+        Ok(page)
     }
 }
 

@@ -1,0 +1,265 @@
+//! Proposing: finds the group's leader and stays with the record until there is an answer, a
+//! refusal, or no more time. Nothing is proposed that the tenant's sync mode can't be kept for.
+
+use std::time::{Duration, Instant};
+
+use maia_common::error_code::ErrorCode;
+use maia_common::ids::{GroupId, NodeId};
+use maia_common::limits;
+use maia_common::placement::{ShortagePolicy, SyncMode, TenantProperties};
+use maia_common::runtime::Backoff;
+
+use super::DataService;
+use crate::core::record::{Record, RecordKind};
+use crate::raft::{GroupStatus, ProposeError};
+use crate::shell::peers::{PeerError, RemoteApplied};
+use crate::shell::placements::Refusal;
+
+/// How long a record that nobody has proposed yet waits for a leader.
+const LEADER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why one try was not answered.
+enum Miss {
+    /// Certainly not proposed; this node may lead.
+    NotProposed(Option<NodeId>),
+    /// May have been proposed.
+    Unknown,
+    /// Certainly not proposed, and trying again would not help.
+    Final(Refusal),
+}
+
+impl DataService {
+    /// Tries until there is an answer. A record that may have been proposed is tried again only if
+    /// it `is_repeatable`: by its idempotency key, or by its nature.
+    pub(super) async fn settle(
+        &self,
+        group: GroupId,
+        record: &Record,
+        is_repeatable: bool,
+        deadline: Instant,
+    ) -> Result<RemoteApplied, Refusal> {
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(100));
+        let leader_deadline = deadline.min(Instant::now() + LEADER_PATIENCE);
+        let (mut at, mut unknown, mut followed) = (self.leader_of(group), false, 0);
+        loop {
+            match self.attempt(group, record, at, deadline).await {
+                Ok(applied) => return Ok(applied),
+                Err(Miss::Final(refusal)) if !unknown => return Err(refusal),
+                Err(Miss::NotProposed(leader))
+                    if leader.is_some() && leader != at && followed < limits::MAX_INTERNAL_HOPS =>
+                {
+                    (at, followed) = (leader, followed + 1);
+                    continue;
+                }
+                Err(Miss::NotProposed(_)) => {}
+                Err(Miss::Unknown | Miss::Final(_)) => unknown = true,
+            }
+            let end = if unknown { deadline } else { leader_deadline };
+            let wait = backoff.next(fastrand::f64());
+            if unknown && (!is_repeatable || Instant::now() + wait >= end) {
+                return Err(outcome_unknown());
+            }
+            if Instant::now() + wait >= end {
+                return Err(leaderless(group));
+            }
+            tokio::time::sleep(wait).await;
+            (at, followed) = (self.leader_of(group), 0);
+        }
+    }
+
+    async fn attempt(
+        &self,
+        group: GroupId,
+        record: &Record,
+        at: Option<NodeId>,
+        deadline: Instant,
+    ) -> Result<RemoteApplied, Miss> {
+        match at {
+            None => Err(Miss::NotProposed(None)),
+            Some(node) if node == self.0.me.0 => {
+                self.propose_here(group, record.clone(), deadline).await
+            }
+            Some(node) => {
+                let asked = self.0.peers.propose(node, group, record.encode(), deadline);
+                asked.await.map_err(|error| match error {
+                    PeerError::NotLeader { leader } => Miss::NotProposed(leader),
+                    PeerError::Unreachable => Miss::NotProposed(None),
+                    PeerError::Refused { code, detail } => Miss::Final(Refusal::new(code, detail)),
+                    PeerError::OutcomeUnknown => Miss::Unknown,
+                })
+            }
+        }
+    }
+
+    /// For the peer service: proposes here, as the leader.
+    ///
+    /// # Errors
+    /// [`PeerError`], as the asking node shall see it.
+    pub async fn propose_for_peer(
+        &self,
+        group: GroupId,
+        record: Record,
+        deadline: Instant,
+    ) -> Result<RemoteApplied, PeerError> {
+        let proposed = self.propose_here(group, record, deadline).await;
+        proposed.map_err(|miss| match miss {
+            Miss::NotProposed(leader) => PeerError::NotLeader { leader },
+            Miss::Unknown => PeerError::OutcomeUnknown,
+            Miss::Final(Refusal { code, detail }) => PeerError::Refused { code, detail },
+        })
+    }
+
+    async fn propose_here(
+        &self,
+        group: GroupId,
+        record: Record,
+        deadline: Instant,
+    ) -> Result<RemoteApplied, Miss> {
+        let properties = self.check_placement(group, &record, deadline).await?;
+        let status = self.0.engine.status(group).ok_or(Miss::NotProposed(None))?;
+        if status.leader != Some(self.0.me.0) || status.is_leaderless(self.0.silence) {
+            return Err(Miss::NotProposed(
+                status.leader.filter(|node| *node != self.0.me.0),
+            ));
+        }
+        let wanted = properties.as_ref().map_or(1, |p| wanted_copies(p, &status));
+        let degrades = properties.is_none_or(|p| p.on_too_few == ShortagePolicy::Degrade);
+        let reachable = reachable_copies(&status, self.0.silence);
+        if wanted > reachable && !degrades {
+            let text = format!(
+                "the tenant asks for {wanted} copies of each write, and {reachable} can be reached"
+            );
+            return Err(Miss::Final(Refusal::new(
+                ErrorCode::NotEnoughReplicas,
+                text,
+            )));
+        }
+        let proposed = self.0.engine.propose(group, record, deadline).await;
+        let applied = proposed.map_err(miss_of)?;
+        let mut durable_on = applied.durable_on;
+        // What is committed is on a majority, whether this node has heard of it or not.
+        let committed_copies = status.voters.len() / 2 + 1;
+        if durable_on.len().max(committed_copies) < wanted {
+            let enough = |nodes: &[NodeId]| nodes.len() >= self.enough(group, wanted, degrades);
+            let position = applied.position;
+            durable_on = self
+                .0
+                .engine
+                .wait_durable(group, position, deadline, enough)
+                .await;
+            if durable_on.len() < wanted && !degrades {
+                return Err(Miss::Unknown);
+            }
+        }
+        let (outcome, position) = (applied.outcome.0, applied.position);
+        Ok(RemoteApplied {
+            outcome,
+            position,
+            durable_on,
+        })
+    }
+
+    /// How many copies to wait for now: none when this node no longer leads, since it would not
+    /// hear of them; with `degrades` only those that can be reached.
+    fn enough(&self, group: GroupId, wanted: usize, degrades: bool) -> usize {
+        match self.0.engine.status(group) {
+            Some(status) if status.leader == Some(self.0.me.0) => {
+                let reachable = reachable_copies(&status, self.0.silence);
+                if degrades {
+                    wanted.min(reachable)
+                } else {
+                    wanted
+                }
+            }
+            _ => 0,
+        }
+    }
+
+    /// The leader checks the placement before it proposes; all else is decided in apply. A purge
+    /// has no placement any more.
+    async fn check_placement(
+        &self,
+        group: GroupId,
+        record: &Record,
+        deadline: Instant,
+    ) -> Result<Option<TenantProperties>, Miss> {
+        let Some(tenant) = &record.tenant else {
+            let text = "a data record names no tenant";
+            return Err(Miss::Final(Refusal::new(ErrorCode::TenantRequired, text)));
+        };
+        if record.kind == RecordKind::Purge {
+            return Ok(None);
+        }
+        let home = self
+            .home_caught_up(tenant, deadline)
+            .await
+            .map_err(Miss::Final)?;
+        if home.placement.group != group || home.created > record.placement {
+            let text = "the leader of the group knows another placement of the tenant";
+            return Err(Miss::Final(Refusal::new(ErrorCode::StalePlacement, text)));
+        }
+        Ok(Some(home.placement.properties))
+    }
+
+    pub(super) fn leader_of(&self, group: GroupId) -> Option<NodeId> {
+        let own = self
+            .0
+            .engine
+            .status(group)
+            .filter(|s| !s.is_leaderless(self.0.silence));
+        own.and_then(|status| status.leader)
+            .or_else(|| self.0.cluster.state().leaders.get(&group).map(|l| l.node))
+    }
+}
+
+/// How many copies of a write the tenant's sync mode asks for, the leader's own among them.
+fn wanted_copies(properties: &TenantProperties, status: &GroupStatus) -> usize {
+    match properties.sync_mode {
+        SyncMode::Async => 1,
+        SyncMode::SemiSync => 1 + properties.min_sync_replicas as usize,
+        SyncMode::Sync => status.voters.len() + status.learners.len(),
+    }
+}
+
+/// How many members can take a write now, the leader among them. One that has not answered in this
+/// term yet counts: the term may have just begun.
+fn reachable_copies(status: &GroupStatus, silence: Duration) -> usize {
+    let answers = |ms: Option<u64>| ms.is_none_or(|ms| Duration::from_millis(ms) <= silence);
+    1 + status
+        .followers
+        .iter()
+        .filter(|f| answers(f.millis_since_ack))
+        .count()
+}
+
+fn miss_of(error: ProposeError) -> Miss {
+    let refuse = |code, detail: String| Miss::Final(Refusal::new(code, detail));
+    match error {
+        ProposeError::NotLeader { leader } => Miss::NotProposed(leader),
+        ProposeError::UnknownGroup => Miss::NotProposed(None),
+        ProposeError::OutcomeUnknown => Miss::Unknown,
+        ProposeError::DiskFull => refuse(
+            ErrorCode::DiskFull,
+            "the disk of the tenant's primary has no room".into(),
+        ),
+        ProposeError::Overloaded => {
+            refuse(ErrorCode::Unavailable, "the group takes no more now".into())
+        }
+        ProposeError::TooLarge { .. } => refuse(ErrorCode::BodyTooLarge, error.to_string()),
+        ProposeError::Stopped(reason) => refuse(ErrorCode::Unavailable, reason),
+    }
+}
+
+fn outcome_unknown() -> Refusal {
+    Refusal::new(
+        ErrorCode::OutcomeUnknown,
+        "the write may or may not take effect; a retry with the same Idempotency-Key is safe",
+    )
+}
+
+pub(super) fn leaderless(group: GroupId) -> Refusal {
+    Refusal::new(
+        ErrorCode::GroupLeaderless,
+        format!("group {group} has no leader now"),
+    )
+}
