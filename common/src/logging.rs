@@ -1,9 +1,10 @@
 //! Logs: JSON lines on standard error, filtered by `MAIA_LOG` (default `info`, without what
-//! pingora logs by itself: it calls a client's broken connection an error; the proxy logs once).
+//! pingora logs by itself (it calls a client's broken connection an error; the proxy logs once) and
+//! openraft's own account of every election (without a quorum that is hundreds of lines a second)).
 
 use tracing_subscriber::EnvFilter;
 
-const DEFAULT: &str = "info,pingora_proxy=off,pingora_core=off";
+const DEFAULT: &str = "info,openraft=warn,pingora_proxy=off,pingora_core=off";
 
 /// Starts logging for this process. Called once, by `main`; a second call changes nothing.
 pub fn start() {

@@ -120,15 +120,8 @@ fn diagnose(seen: &[Seen], leaderless: &[GroupId], followers: &[Value]) -> Diagn
 
 /// Groups without a leader that a quorum follows now.
 fn leaderless(seen: &[Seen], silence: Duration) -> Vec<GroupId> {
-    let lost = |s: &&Seen| {
-        let alone = s.leads()
-            && s.status.voters.len() > 1
-            && s.status
-                .millis_since_quorum_ack
-                .is_none_or(|ms| Duration::from_millis(ms) > silence);
-        s.status.leader.is_none() || alone
-    };
-    seen.iter().filter(lost).map(|s| s.group).collect()
+    let lost = seen.iter().filter(|s| s.status.is_leaderless(silence));
+    lost.map(|s| s.group).collect()
 }
 
 /// Bytes of the log's files.

@@ -100,12 +100,9 @@ fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
 
 async fn readyz(State(api): State<Api>) -> Response {
     let mut latches = api.latches.states();
-    let leader = api
-        .parts
-        .engine
-        .status(GroupId::METASTORE)
-        .and_then(|status| status.leader);
-    latches.insert("metastore_leader", leader.is_some());
+    let root = api.parts.engine.status(GroupId::METASTORE);
+    let led = root.is_some_and(|status| !status.is_leaderless(api.parts.replica_silence));
+    latches.insert("metastore_leader", led);
     let ready = latches.values().all(|open| *open);
     let status = if ready {
         StatusCode::OK

@@ -98,8 +98,14 @@ impl ClusterState {
         Touched::Other
     }
 
-    /// Takes a leader if its term is higher than what is known. True: it changed.
+    /// Takes a leader if its term is higher than what is known, or if it was said to be lost. True:
+    /// it changed.
     pub fn offer_leader(&mut self, group: GroupId, leader: Leader) -> bool {
+        if self.leaderless.get(&group) == Some(&leader.term) {
+            self.leaderless.remove(&group);
+            self.leaders.insert(group, leader);
+            return true;
+        }
         let newer = self
             .leaders
             .get(&group)

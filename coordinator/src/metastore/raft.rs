@@ -130,7 +130,9 @@ impl RaftMetastore {
                     ErrorCode::DiskFull,
                     "the disk of the metastore's leader has no room".into(),
                 ))),
-                Err(ProposeError::Overloaded) => Err(Miss::NotProposed(None)),
+                Err(ProposeError::Overloaded | ProposeError::UnknownGroup) => {
+                    Err(Miss::NotProposed(None))
+                }
                 Err(error) => Err(Miss::Final(MetastoreError::Refused(
                     ErrorCode::Unavailable,
                     error.to_string(),

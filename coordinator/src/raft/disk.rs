@@ -13,9 +13,13 @@ pub(crate) enum DiskRoom {
     Enough,
     /// Below the watermark: no proposals.
     Low,
-    /// Below a quarter of it: no entries from leaders either.
+    /// Below a quarter of it, and below [`RESERVE_BYTES`]: no entries from leaders either.
     Critical,
 }
+
+/// With this much left a follower still takes entries, however high the watermark: elections, and
+/// with them reads, need a few small ones.
+const RESERVE_BYTES: u64 = 32 << 20;
 
 /// Watches the free space of the node's folder.
 pub(crate) struct DiskGuard {
@@ -52,7 +56,7 @@ impl DiskGuard {
         let free = self.free_bytes.load(Ordering::Relaxed);
         if free >= self.watermark_bytes {
             DiskRoom::Enough
-        } else if free >= self.watermark_bytes / 4 {
+        } else if free >= (self.watermark_bytes / 4).min(RESERVE_BYTES) {
             DiskRoom::Low
         } else {
             DiskRoom::Critical
@@ -83,9 +87,11 @@ mod tests {
     fn the_watermark_decides() {
         let dir = std::env::temp_dir();
         assert_eq!(DiskGuard::new(&dir, 1).room(), DiskRoom::Enough);
-        assert_eq!(DiskGuard::new(&dir, u64::MAX).room(), DiskRoom::Critical);
+        assert_eq!(DiskGuard::new(&dir, u64::MAX).room(), DiskRoom::Low);
         let guard = DiskGuard::new(&dir, 1000);
         guard.free_bytes.store(500, Ordering::Relaxed);
         assert_eq!(guard.room(), DiskRoom::Low);
+        guard.free_bytes.store(249, Ordering::Relaxed);
+        assert_eq!(guard.room(), DiskRoom::Critical);
     }
 }

@@ -14,6 +14,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -251,6 +252,8 @@ impl Engine {
             node,
             raft,
             gate,
+            heard_ms: AtomicU64::new(0),
+            started: Instant::now(),
             silent_until,
         })
     }

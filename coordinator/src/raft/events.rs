@@ -71,7 +71,8 @@ impl LeaderEvents {
                 self.publish_lost(group.id);
             }
             if metrics.changed().await.is_err() {
-                return self.publish_lost(group.id);
+                // The instance has ended here; the group may well be led elsewhere.
+                return;
             }
         }
     }

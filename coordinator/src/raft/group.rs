@@ -1,5 +1,6 @@
 //! One running group: its openraft instance and what stands around it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use maia_common::runtime::Gate;
@@ -17,6 +18,10 @@ pub(crate) struct Group {
     pub(crate) raft: RaftNode,
     /// Bounds the proposals in flight.
     pub(crate) gate: Gate,
+    /// When a leader last spoke to this node, in milliseconds since `started`; 0: never.
+    pub(crate) heard_ms: AtomicU64,
+    /// When the instance was started.
+    pub(crate) started: Instant,
     /// Until then this node neither votes nor campaigns in this group; none: it had never voted.
     pub(crate) silent_until: Option<Instant>,
 }
@@ -73,6 +78,8 @@ pub struct GroupStatus {
     /// On the leader: how long ago a quorum last answered. Its lease lives while this is below
     /// `election_max`.
     pub millis_since_quorum_ack: Option<u64>,
+    /// On others: how long ago the leader last spoke to this node, or since the start.
+    pub millis_since_leader: Option<u64>,
     /// Why the group has stopped here, if it has.
     pub stopped: Option<String>,
 }
@@ -92,6 +99,7 @@ impl GroupStatus {
             learners: Vec::new(),
             followers: Vec::new(),
             millis_since_quorum_ack: None,
+            millis_since_leader: None,
             stopped: Some(reason),
         }
     }
@@ -102,6 +110,17 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl GroupStatus {
+    /// Whether nobody can be leading now: no leader is known, or it has been silent for longer than
+    /// `patience`, or it is this node and no quorum has answered it for as long.
+    #[must_use]
+    pub fn is_leaderless(&self, patience: Duration) -> bool {
+        let silent = |ms: Option<u64>| ms.is_none_or(|ms| Duration::from_millis(ms) > patience);
+        match self.role {
+            Role::Leader => self.voters.len() > 1 && silent(self.millis_since_quorum_ack),
+            _ => self.leader.is_none() || silent(self.millis_since_leader),
+        }
+    }
+
     /// How many records a follower of the group that is led here is behind.
     #[must_use]
     pub fn lag_entries(&self, follower: &Follower) -> u64 {
@@ -175,8 +194,19 @@ impl Group {
                 })
                 .collect(),
             millis_since_quorum_ack: m.last_quorum_acked.map(|at| millis(at.elapsed())),
+            millis_since_leader: (role != Role::Leader).then(|| self.millis_since_leader()),
             stopped: m.running_state.as_ref().err().map(ToString::to_string),
         }
+    }
+
+    /// A leader has spoken.
+    pub(crate) fn hear(&self) {
+        self.heard_ms
+            .store(millis(self.started.elapsed()), Ordering::Relaxed);
+    }
+
+    fn millis_since_leader(&self) -> u64 {
+        millis(self.started.elapsed()).saturating_sub(self.heard_ms.load(Ordering::Relaxed))
     }
 
     /// Who is known to hold the record on disk: this node if its own flush covers it, and each

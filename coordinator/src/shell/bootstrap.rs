@@ -86,6 +86,7 @@ impl Joining {
         if root.is_some_and(|status| !status.voters.is_empty()) {
             return Ok(());
         }
+        // Until here group 0 does not run: a blank disk must not vote before it is known to be new.
         let first: Vec<NodeId> = self.config.bootstrap.nodes.iter().map(|n| n.id).collect();
         if !first.contains(&self.identity.node) {
             return Err("waiting to be added to the cluster: maiactl node add".into());
@@ -101,6 +102,7 @@ impl Joining {
             return Err(reason);
         }
         if heard.initialized {
+            self.start_root().await?;
             return Err("waiting for group 0 to reach this node".into());
         }
         if heard.answered + 1 < first.len() {
@@ -110,11 +112,17 @@ impl Joining {
                 first.len()
             ));
         }
+        self.start_root().await?;
         let voters = first.into_iter().collect();
         self.engine
             .initialize_group(GroupId::METASTORE, voters)
             .await
             .map_err(|error| error.to_string())
+    }
+
+    async fn start_root(&self) -> Result<(), String> {
+        let started = self.engine.start_group(GroupId::METASTORE).await;
+        started.map_err(|error| error.to_string())
     }
 
     async fn ask(&self, first: &[NodeId]) -> Heard {

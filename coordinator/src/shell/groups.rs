@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use maia_common::ids::{GroupId, NodeId, RegionName};
-use maia_common::placement::GroupRecord;
+use maia_common::placement::{GroupRecord, GroupState};
 use maia_common::position::Term;
 use maia_common::runtime::Tasks;
 use maia_common::topology::Leader;
@@ -31,6 +31,8 @@ const ACT_DEADLINE: Duration = Duration::from_secs(5);
 /// A home that answered this lately, and has all but so many records, may lead again.
 const WELL_WITHIN_MS: u64 = 2000;
 const WELL_LAG: u64 = 64;
+/// How often instances that stopped over an error are started anew.
+const REVIVE_EVERY: Duration = Duration::from_secs(5);
 /// How long passing a hint on may take.
 const HINT_DEADLINE: Duration = Duration::from_millis(500);
 
@@ -54,6 +56,7 @@ pub struct GroupLoop {
     blank_since: BTreeMap<GroupId, Instant>,
     home_well_since: BTreeMap<GroupId, Instant>,
     moved_at: BTreeMap<GroupId, Instant>,
+    revived_at: Instant,
     running: BTreeSet<Command>,
     done_sender: mpsc::Sender<Command>,
     done: mpsc::Receiver<Command>,
@@ -88,6 +91,7 @@ impl GroupLoop {
             blank_since: BTreeMap::new(),
             home_well_since: BTreeMap::new(),
             moved_at: BTreeMap::new(),
+            revived_at: Instant::now(),
             running: BTreeSet::new(),
             done_sender,
             done,
@@ -117,6 +121,7 @@ impl GroupLoop {
     }
 
     fn look(&mut self) {
+        self.revive();
         let cluster = self.hands.cluster.state();
         for record in cluster.groups.values() {
             let local = self.local(record);
@@ -125,8 +130,25 @@ impl GroupLoop {
                 if let Command::Transfer(group, _) = command {
                     self.moved_at.insert(group, Instant::now());
                 }
-                self.begin(command, record);
+                self.begin(command);
             }
+        }
+    }
+
+    /// Starts instances anew that stopped over an error, such as a full disk: it may be gone.
+    fn revive(&mut self) {
+        if self.revived_at.elapsed() < REVIVE_EVERY {
+            return;
+        }
+        self.revived_at = Instant::now();
+        let engine = &self.hands.engine;
+        let stopped = engine.group_ids().into_iter().filter(|group| {
+            engine
+                .status(*group)
+                .is_some_and(|status| status.stopped.is_some())
+        });
+        for group in stopped.collect::<Vec<_>>() {
+            self.begin(Command::Start(group));
         }
     }
 
@@ -177,14 +199,14 @@ impl GroupLoop {
     }
 
     /// Starts the act unless it is running.
-    fn begin(&mut self, command: Command, record: &GroupRecord) {
+    fn begin(&mut self, command: Command) {
         if !self.running.insert(command.clone()) {
             return;
         }
-        let (hands, record, done) = (self.hands.clone(), record.clone(), self.done_sender.clone());
+        let (hands, done) = (self.hands.clone(), self.done_sender.clone());
         let tasks = hands.tasks.clone();
         tasks.spawn_until_stop("group act", async move {
-            let act = hands.carry_out(&command, &record);
+            let act = hands.carry_out(&command);
             match tokio::time::timeout(ACT_DEADLINE, act).await {
                 Ok(Ok(())) => {}
                 Ok(Err(reason)) => tracing::warn!(?command, %reason, "will be tried again"),
@@ -197,7 +219,7 @@ impl GroupLoop {
 }
 
 impl Hands {
-    async fn carry_out(&self, command: &Command, record: &GroupRecord) -> Result<(), String> {
+    async fn carry_out(&self, command: &Command) -> Result<(), String> {
         match command {
             Command::Start(group) => self
                 .engine
@@ -218,7 +240,7 @@ impl Hands {
                     .await
                     .map_err(|e| e.to_string())
             }
-            Command::Activate(_) => self.activate(record).await.map_err(|e| e.to_string()),
+            Command::Activate(group) => self.activate(*group).await.map_err(|e| e.to_string()),
             Command::Announce(group, term) => self
                 .announce(*group, *term)
                 .await
@@ -226,13 +248,15 @@ impl Hands {
         }
     }
 
-    async fn activate(&self, record: &GroupRecord) -> Result<(), MetastoreError> {
-        let stored = metastore::get::<GroupRecord>(&*self.store, &keyspace::group(record.id))?;
-        let Some(stored) = stored.filter(|s| s.value == *record) else {
+    /// Confirms the group unless that was done already.
+    async fn activate(&self, group: GroupId) -> Result<(), MetastoreError> {
+        let stored = metastore::get::<GroupRecord>(&*self.store, &keyspace::group(group))?;
+        let creating = stored.filter(|stored| stored.value.state == GroupState::Creating);
+        let Some(stored) = creating else {
             return Ok(());
         };
-        let id = self.transaction_id("activate", record.id, Term::new(stored.revision.get()));
-        let plan = placements::activate_group(record, stored.revision, &id, unix_us());
+        let id = self.transaction_id("activate", group, Term::new(stored.revision.get()));
+        let plan = placements::activate_group(&stored.value, stored.revision, &id, unix_us());
         self.store
             .transact(plan, Instant::now() + ACT_DEADLINE)
             .await

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 const FILE: &str = "identity.json";
 const LOCK: &str = "lock";
+const MARK: &str = "DISK_ID";
+/// The folders of the engine's databases.
+const DATABASES: [&str; 2] = ["raft", "state"];
 const FORMAT: u32 = 1;
 
 /// Which node and disk this folder belongs to.
@@ -53,6 +56,17 @@ pub enum IdentityError {
         found: NodeId,
         /// As configured.
         expected: NodeId,
+    },
+    /// A database is gone, or was taken from another disk.
+    #[error(
+        "{path}: is not the database that node {node} had here; a node that lost its disk must not \
+         vote again under its id: remove it and add a new node with an id that was never used"
+    )]
+    Gone {
+        /// The database's folder.
+        path: String,
+        /// The node.
+        node: NodeId,
     },
     /// Another process has it open.
     #[error("{path}: in use by another process")]
@@ -111,7 +125,25 @@ pub fn take(dir: &Path, node: NodeId) -> Result<(FolderLock, Identity), Identity
             expected,
         });
     }
+    if identity.joined {
+        check_databases(dir, &identity)?;
+    }
     Ok((FolderLock(lock), identity))
+}
+
+/// The databases carry the disk's mark too: one that was wiped alone is noticed.
+fn check_databases(dir: &Path, identity: &Identity) -> Result<(), IdentityError> {
+    for database in DATABASES {
+        let folder = dir.join(database);
+        let mark = std::fs::read_to_string(folder.join(MARK)).unwrap_or_default();
+        if mark != identity.disk_id {
+            return Err(IdentityError::Gone {
+                path: folder.display().to_string(),
+                node: identity.node,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn read(path: &Path, mut file: File) -> Result<Identity, IdentityError> {
@@ -132,12 +164,16 @@ fn read(path: &Path, mut file: File) -> Result<Identity, IdentityError> {
     }
 }
 
-/// Writes the file durably: a new file, fsync, rename, fsync of the folder.
 fn write(dir: &Path, identity: &Identity) -> Result<(), IdentityError> {
-    let (path, temporary) = (dir.join(FILE), dir.join("identity.json.new"));
     let json = serde_json::to_vec_pretty(identity).expect("plain data");
+    write_durably(dir, FILE, &json)
+}
+
+/// A new file, fsync, rename, fsync of the folder.
+fn write_durably(dir: &Path, name: &str, content: &[u8]) -> Result<(), IdentityError> {
+    let (path, temporary) = (dir.join(name), dir.join(format!("{name}.new")));
     let mut file = File::create(&temporary).map_err(io(&temporary))?;
-    file.write_all(&json).map_err(io(&temporary))?;
+    file.write_all(content).map_err(io(&temporary))?;
     file.sync_all().map_err(io(&temporary))?;
     std::fs::rename(&temporary, &path).map_err(io(&path))?;
     File::open(dir)
@@ -145,11 +181,14 @@ fn write(dir: &Path, identity: &Identity) -> Result<(), IdentityError> {
         .map_err(io(dir))
 }
 
-/// Notes that the cluster knows this disk.
+/// Notes that the cluster knows this disk: marks the databases first, which exist by now.
 ///
 /// # Errors
 /// [`IdentityError::Io`].
 pub fn mark_joined(dir: &Path, identity: &mut Identity) -> Result<(), IdentityError> {
+    for database in DATABASES {
+        write_durably(&dir.join(database), MARK, identity.disk_id.as_bytes())?;
+    }
     identity.joined = true;
     write(dir, identity)
 }
@@ -170,6 +209,16 @@ mod tests {
         drop(lock);
         let other = take(dir.path(), NodeId::new(2)).unwrap_err().to_string();
         assert!(other.contains("belongs to node 1"), "{other}");
+        let (lock, mut identity) = take(dir.path(), NodeId::new(1)).unwrap();
+        for database in DATABASES {
+            std::fs::create_dir(dir.path().join(database)).unwrap();
+        }
+        mark_joined(dir.path(), &mut identity).unwrap();
+        drop(lock);
+        drop(take(dir.path(), NodeId::new(1)).unwrap());
+        std::fs::remove_dir_all(dir.path().join("state")).unwrap();
+        let gone = take(dir.path(), NodeId::new(1)).unwrap_err();
+        assert!(matches!(gone, IdentityError::Gone { .. }), "{gone}");
         std::fs::write(dir.path().join(FILE), "{").unwrap();
         assert!(matches!(
             take(dir.path(), NodeId::new(1)),

@@ -109,7 +109,10 @@ impl Node {
         let (lock, identity) = identity::take(&config.dir, config.node.id)?;
         let rpc = listen(config.listen.rpc).await?;
         let http = listen(config.listen.api).await?;
-        let parts = Parts::open(&config, &key).await?;
+        let parts = Parts::open(&config, &key)?;
+        if identity.joined {
+            parts.engine.start_group(GroupId::METASTORE).await?;
+        }
         let data = DataService::new(
             parts.me.clone(),
             Arc::clone(&parts.engine),
@@ -176,7 +179,7 @@ impl Node {
 }
 
 impl Parts {
-    async fn open(config: &Config, key: &ClusterKey) -> Result<Parts, StartError> {
+    fn open(config: &Config, key: &ClusterKey) -> Result<Parts, StartError> {
         let tasks = Tasks::new();
         let directory = Arc::new(Directory::new(key.interceptor()));
         for node in &config.bootstrap.nodes {
@@ -191,7 +194,6 @@ impl Parts {
             Arc::clone(&directory) as _,
         )?;
         applier.opened(engine.state())?;
-        engine.start_group(GroupId::METASTORE).await?;
         let peers = Arc::new(Peers::new(Arc::clone(&directory)));
         let store = Arc::new(RaftMetastore::new(
             Arc::clone(&engine),

@@ -63,11 +63,15 @@ impl Inbound {
         if !request.entries.is_empty() && self.disk.room() == DiskRoom::Critical {
             return Err(InboundError::DiskFull);
         }
-        group
+        let answer = group
             .raft
             .append_entries(request)
             .await
-            .map_err(|e| stopped(&e))
+            .map_err(|e| stopped(&e))?;
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            group.hear();
+        }
+        Ok(answer)
     }
 
     /// A vote or pre-vote.
