@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Api;
-use super::placements::page_limit;
 use super::extract::Checked;
+use super::placements::page_limit;
 use super::problem::ApiError;
 use crate::core::cluster_state::ClusterState;
 use crate::core::keyspace;

@@ -14,8 +14,8 @@ use maia_common::wire::record as wire;
 use maia_common::wire::record::data_operation::What;
 use serde::Deserialize;
 
-use super::placements::{idempotency_key, page_limit};
 use super::extract::Checked;
+use super::placements::{idempotency_key, page_limit};
 use super::problem::ApiError;
 use super::{Api, deadline};
 use crate::core::data::{etag, parse_etag};

@@ -113,7 +113,10 @@ impl ClusterState {
 
     /// Takes the word that the leader of this term is lost. True: it changed.
     pub fn offer_leaderless(&mut self, group: GroupId, term: Term) -> bool {
-        let led = self.leaders.get(&group).map_or(Term::default(), |known| known.term);
+        let led = self
+            .leaders
+            .get(&group)
+            .map_or(Term::default(), |known| known.term);
         let known = self.leaderless.get(&group).copied().unwrap_or_default();
         let newer = term > known && term >= led;
         if newer {
@@ -197,7 +200,10 @@ mod tests {
         assert!(state.offer_leader(group, leader(5)), "it is back");
         assert!(state.offer_leaderless(group, Term::new(5)));
         assert!(state.offer_leader(group, leader(6)));
-        assert!(!state.offer_leaderless(group, Term::new(5)), "of a leader long gone");
+        assert!(
+            !state.offer_leaderless(group, Term::new(5)),
+            "of a leader long gone"
+        );
         assert!(!state.offer_leader(group, leader(5)));
         assert_eq!(state.live_leader(group), Some(&leader(6)));
     }

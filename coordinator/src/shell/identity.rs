@@ -2,8 +2,9 @@
 //! disk that was wiped, or belongs to another node, is refused before anything is opened: a node
 //! that forgot its votes must not vote again under its old id (I1).
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use maia_common::ids::NodeId;
@@ -91,6 +92,8 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> IdentityError {
 /// [`IdentityError`]; nothing in the folder was changed then.
 pub fn take(dir: &Path, node: NodeId) -> Result<(FolderLock, Identity), IdentityError> {
     std::fs::create_dir_all(dir).map_err(io(dir))?;
+    // Tenants' data is in here: for this user alone.
+    std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(io(dir))?;
     let path = dir.join(LOCK);
     let lock = OpenOptions::new()
         .create(true)

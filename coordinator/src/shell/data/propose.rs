@@ -18,6 +18,9 @@ use crate::shell::placements::Refusal;
 /// How long a record that nobody has proposed yet waits for a leader.
 const LEADER_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long one try of a record that may be repeated lasts.
+const ATTEMPT_PATIENCE: Duration = Duration::from_millis(1500);
+
 /// Why one try was not answered.
 enum Miss {
     /// Certainly not proposed; this node may lead.
@@ -42,7 +45,10 @@ impl DataService {
         let leader_deadline = deadline.min(Instant::now() + LEADER_PATIENCE);
         let (mut at, mut unknown, mut followed) = (self.leader_of(group), false, 0);
         loop {
-            match self.attempt(group, record, at, deadline).await {
+            // One that may be repeated does not wait for a leader that is paused or cut off.
+            let patience = if is_repeatable { ATTEMPT_PATIENCE } else { limits::API_DEADLINE };
+            let attempt_deadline = deadline.min(Instant::now() + patience);
+            match self.attempt(group, record, at, attempt_deadline).await {
                 Ok(applied) => return Ok(applied),
                 Err(Miss::Final(refusal)) if !unknown => return Err(refusal),
                 Err(Miss::NotProposed(leader))
