@@ -46,7 +46,11 @@ impl DataService {
         let (mut at, mut unknown, mut followed) = (self.leader_of(group), false, 0);
         loop {
             // One that may be repeated does not wait for a leader that is paused or cut off.
-            let patience = if is_repeatable { ATTEMPT_PATIENCE } else { limits::API_DEADLINE };
+            let patience = if is_repeatable {
+                ATTEMPT_PATIENCE
+            } else {
+                limits::API_DEADLINE
+            };
             let attempt_deadline = deadline.min(Instant::now() + patience);
             match self.attempt(group, record, at, attempt_deadline).await {
                 Ok(applied) => return Ok(applied),
