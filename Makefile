@@ -26,13 +26,16 @@ demo: build
 	$(BIN)/maiactl demo $(DEMO)
 
 ## make test      format, lints, every test
-test: build
-	@echo "== format"
-	cargo fmt --all --check
+test: format build
 	@echo "== lints"
 	cargo clippy $(FLAGS) --all-targets -- -D warnings
 	@echo "== tests"
 	scripts/test.sh $(FLAGS)
+
+.PHONY: format
+format:
+	@echo "== format"
+	cargo fmt --all --check
 
 ## make setup     installs what the machine lacks (Debian packages)
 setup:
