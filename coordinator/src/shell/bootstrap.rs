@@ -60,14 +60,12 @@ impl Joining {
     /// Joins, trying again until it is done or can't be.
     pub async fn run(mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        if !self.identity.joined {
-            while let Err(reason) = self.take_part().await {
-                if self.latches.has_failed() {
-                    return;
-                }
-                tracing::info!(%reason, "not yet part of the cluster");
-                tokio::time::sleep(backoff.next(fastrand::f64())).await;
+        while let Err(reason) = self.take_part().await {
+            if self.latches.has_failed() {
+                return;
             }
+            tracing::info!(%reason, "not yet part of the cluster");
+            tokio::time::sleep(backoff.next(fastrand::f64())).await;
         }
         backoff.reset();
         while let Err(reason) = self.register().await {
@@ -86,7 +84,8 @@ impl Joining {
         if root.is_some_and(|status| !status.voters.is_empty()) {
             return Ok(());
         }
-        // Until here group 0 does not run: a blank disk must not vote before it is known to be new.
+        // On a new disk group 0 does not run until here: a blank one must not vote before it is known
+        // to be new.
         let first: Vec<NodeId> = self.config.bootstrap.nodes.iter().map(|n| n.id).collect();
         if !first.contains(&self.identity.node) {
             return Err("waiting to be added to the cluster: maiactl node add".into());
@@ -120,7 +119,12 @@ impl Joining {
             .map_err(|error| error.to_string())
     }
 
-    async fn start_root(&self) -> Result<(), String> {
+    /// From here on this disk takes part, and will do so after a restart without asking anyone.
+    async fn start_root(&mut self) -> Result<(), String> {
+        if !self.identity.joined {
+            identity::mark_joined(&self.config.dir, &mut self.identity)
+                .map_err(|e| e.to_string())?;
+        }
         let started = self.engine.start_group(GroupId::METASTORE).await;
         started.map_err(|error| error.to_string())
     }
@@ -147,7 +151,7 @@ impl Joining {
     }
 
     /// Writes this node, and the cluster's first regions, into the metastore.
-    async fn register(&mut self) -> Result<(), String> {
+    async fn register(&self) -> Result<(), String> {
         let deadline = Instant::now() + STEP_DEADLINE;
         self.store
             .catch_up(deadline)
@@ -170,12 +174,7 @@ impl Joining {
                 .await
                 .map_err(|e| e.to_string())?;
         }
-        self.register_node(deadline).await?;
-        if !self.identity.joined {
-            identity::mark_joined(&self.config.dir, &mut self.identity)
-                .map_err(|e| e.to_string())?;
-        }
-        Ok(())
+        self.register_node(deadline).await
     }
 
     async fn register_node(&self, deadline: Instant) -> Result<(), String> {

@@ -25,7 +25,7 @@ pub struct Identity {
     pub node: NodeId,
     /// The disk's mark, drawn when the folder was first used.
     pub disk_id: String,
-    /// Whether this disk is known to the cluster: it took part before.
+    /// Whether this disk took part before: it may vote without asking anyone.
     pub joined: bool,
 }
 
@@ -184,7 +184,7 @@ fn write_durably(dir: &Path, name: &str, content: &[u8]) -> Result<(), IdentityE
         .map_err(io(dir))
 }
 
-/// Notes that the cluster knows this disk: marks the databases first, which exist by now.
+/// Notes that this disk takes part from now on: marks the databases first, which exist by now.
 ///
 /// # Errors
 /// [`IdentityError::Io`].
