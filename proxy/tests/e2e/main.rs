@@ -6,6 +6,7 @@
     reason = "a test ends where something is not as it should be"
 )]
 
+mod admin;
 mod bodies;
 mod feed;
 mod h2;
