@@ -10,6 +10,7 @@ mod admin;
 mod bodies;
 mod feed;
 mod h2;
+mod headers;
 mod holds;
 mod lifecycle;
 mod origin;

@@ -151,7 +151,8 @@ impl Proxy {
             Setback::Stale => ErrorCode::StalePlacement,
             Setback::Refused => ErrorCode::Unavailable,
         };
-        self.hold(session, ctx, why).await
+        let answer = self.hold(session, ctx, why).await;
+        answer.map(|answer| ctx.truthful(answer))
     }
 }
 
