@@ -32,6 +32,8 @@ const KEPT: [HeaderName; 3] = [
     HeaderName::from_static(headers::PREFERRED_REGION),
     HeaderName::from_static(headers::CONSISTENCY_TOKEN),
 ];
+/// Only answers carry these.
+const ANSWERS: [&str; 2] = [headers::REGION, headers::ACKED_REGIONS];
 /// Longer ids are replaced: they go into every log line.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
@@ -75,7 +77,7 @@ pub fn prepare(
     epoch: Option<Epoch>,
     request_id: &HeaderValue,
 ) -> Result<()> {
-    for name in headers::INTERNAL {
+    for name in headers::INTERNAL.iter().chain(&ANSWERS) {
         request.remove_header(*name);
     }
     let aliases = request

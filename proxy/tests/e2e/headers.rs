@@ -6,7 +6,8 @@ use crate::support::{Stage, request};
 async fn what_an_origin_may_take_for_our_headers_is_dropped() {
     let stage = Stage::new(&[]).await;
     let lookalikes = "X_MAIA_Placement_Epoch: 9/9/9\r\nX-MAIA_Tenant-ID: other\r\nX.MAIA.Hops: 1\r\n\
-                      X_Forwarded_For: 10.0.0.1\r\nX_Request_ID: r\r\nX_Own: kept\r\n";
+                      X_Forwarded_For: 10.0.0.1\r\nX_Request_ID: r\r\nX_Own: kept\r\n\
+                      X-MAIA-Acked-Regions: z\r\nX-MAIA-Region: z\r\n";
     let put = request("PUT", "/v1/x", "here", lookalikes, "body");
     assert_eq!(stage.proxy.ask(&put).await.status, 200);
     let asked = stage.origin.last();
@@ -17,6 +18,9 @@ async fn what_an_origin_may_take_for_our_headers_is_dropped() {
     let odd: Vec<String> = odd.map(|(name, _)| name.to_lowercase()).collect();
     assert_eq!(odd, ["x_own"]);
     assert_eq!(asked.all("x-maia-tenant-id"), ["here"]);
+    for answers in ["x-maia-acked-regions", "x-maia-region"] {
+        assert!(asked.all(answers).is_empty(), "{answers}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
