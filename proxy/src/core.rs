@@ -2,11 +2,13 @@
 //! no lock; the shell brings `now`, seeds and bytes, and executes what is decided here.
 //!
 //! ```text
+//! header ─alias─▶ none that passes for ours
 //! header ─tenant─▶ tenant ─table─▶ Entry ┐
 //! method ─classify──────────────▶ Class ─┼─decide─▶ Decision ─redirect─▶ Location
 //! feed message ─feed─▶ Step ─▶ Topology ─┘
 //! ```
 
+pub mod alias;
 pub mod classify;
 pub mod decide;
 pub mod feed;

@@ -121,6 +121,65 @@ async fn a_cluster_is_seen_and_restarted_and_refuses_a_second_start() {
 }
 
 #[tokio::test]
+async fn after_an_outage_of_all_nodes_can_be_restarted_at_once() {
+    let cluster = Cluster::start().await;
+    let ids: Vec<String> = cluster
+        .regions()
+        .iter()
+        .map(|region| region.coordinator_id.to_string())
+        .collect();
+    for i in 0..ids.len() {
+        cluster.kill_coordinator(i).await;
+    }
+    let arguments: Vec<_> = ids
+        .iter()
+        .map(|id| ["cluster", "restart", "--node", id.as_str()])
+        .collect();
+    let (a, b, c) = tokio::join!(
+        cluster.maiactl(&arguments[0]),
+        cluster.maiactl(&arguments[1]),
+        cluster.maiactl(&arguments[2]),
+    );
+    for output in [a, b, c] {
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+    }
+
+    let proxy = cluster.region(1).proxy_id.clone();
+    cluster.kill_coordinator(0).await;
+    cluster.run(&["cluster", "kill", "--node", &proxy]).await;
+    let changed = cluster
+        .maiactl(&["cluster", "up", "--set", "proxy.hold_budget=3s"])
+        .await;
+    assert_eq!(
+        changed.status.code(),
+        Some(2),
+        "it would change running ones"
+    );
+    cluster.run(&["cluster", "stop", "--node", &ids[2]]).await;
+    let stopped = cluster.maiactl(&["cluster", "up"]).await;
+    let said = String::from_utf8_lossy(&stopped.stderr).into_owned();
+    assert!(
+        !stopped.status.success() && said.contains("cluster cont"),
+        "{said}"
+    );
+    cluster.run(&["cluster", "cont", "--node", &ids[2]]).await;
+    let before = cluster.status().await;
+    cluster.run(&["cluster", "up"]).await;
+    let after = cluster.status().await;
+    let pids = |status: &Value| -> Vec<Value> {
+        let all = status["processes"].as_array().cloned().unwrap_or_default();
+        all.iter().map(|process| process["pid"].clone()).collect()
+    };
+    let kept = pids(&before)
+        .iter()
+        .zip(pids(&after))
+        .filter(|(before, after)| **before == *after)
+        .count();
+    assert_eq!(kept, 4, "what ran was left alone: {after}");
+}
+
+#[tokio::test]
 async fn a_stopped_process_is_asked_to_end_and_does() {
     let cluster = Cluster::start().await;
     for process in ["proxy", "coordinator"] {

@@ -130,7 +130,7 @@ pub struct Demo {
 
 #[derive(Debug, Subcommand)]
 pub enum ClusterVerb {
-    /// Makes a cluster in --dir and starts it, or starts a stopped one again with its data.
+    /// Makes a cluster in --dir and starts it, or starts what of it does not run, with its data.
     Up(Up),
     /// Which processes run and are ready; exit code 1 when one is not.
     Status,
@@ -255,6 +255,17 @@ pub struct Explain {
     /// Admin URL of a proxy; repeatable. [default: all of the local cluster]
     #[arg(long, value_name = "URL")]
     pub proxy_admin: Vec<String>,
+}
+
+impl Up {
+    /// Whether configurations that are there would change.
+    #[must_use]
+    pub fn changes_files(&self) -> bool {
+        self.preset.is_some()
+            || self.origin.is_some()
+            || self.proxy_threads.is_some()
+            || !self.set.is_empty()
+    }
 }
 
 fn preset(text: &str) -> Result<Preset, String> {

@@ -44,7 +44,7 @@ pub async fn run(global: &Global, verb: ClusterVerb) -> anyhow::Result<()> {
         }
         ClusterVerb::Status => lifecycle::status(global.output, &ClusterFile::read(&dir)?).await,
         ClusterVerb::Down => {
-            let _lock = file::lock(&dir)?;
+            let _lock = file::lock(&dir).await?;
             stop_all(&ClusterFile::read(&dir)?).await
         }
         ClusterVerb::Kill(target) => kill(&ClusterFile::read(&dir)?, &target.node).await,

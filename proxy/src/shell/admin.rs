@@ -12,8 +12,10 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Response, StatusCode};
 use maia_common::TenantId;
 use maia_common::topology::{GroupView, Topology};
-use pingora::apps::http_app::ServeHttp;
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
+use pingora::server::ShutdownWatch;
 use serde_json::{Value, json};
 
 use crate::core::classify::classify;
@@ -22,6 +24,10 @@ use crate::core::redirect;
 use crate::core::table::Entry;
 use crate::shell::metrics::Metrics;
 use crate::shell::placements::Placements;
+use crate::shell::stream::Guard;
+
+/// How long a scraper's connection may be idle.
+const KEEPALIVE_S: u64 = 60;
 
 /// What has to hold before requests are welcome.
 #[derive(Debug, Default)]
@@ -44,10 +50,39 @@ pub struct Admin {
     pub readiness: Arc<Readiness>,
 }
 
+/// Not pingora's `ServeHttp`: that forgets the connection's guard after the first request.
 #[async_trait]
-impl ServeHttp for Admin {
-    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
-        let request = session.req_header();
+impl HttpServerApp for Admin {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        let context = session.take_connection_user_context()?;
+        let guard: Box<Arc<Guard>> = context.downcast().ok()?;
+        if !session.read_request().await.ok()? {
+            return None;
+        }
+        guard.request_begins();
+        if !session.is_body_empty() {
+            guard.linger(); // nobody reads it: the connection closes, with care
+        }
+        let keep = !*shutdown.borrow() && session.is_body_empty();
+        session.set_keepalive(keep.then_some(KEEPALIVE_S));
+        let (head, body) = self.response(session.req_header()).into_parts();
+        let head: ResponseHeader = head.into();
+        session.write_response_header(Box::new(head)).await.ok()?;
+        session.write_response_body(body.into(), true).await.ok()?;
+        let mut settings = HttpPersistentSettings::for_session(&session);
+        let stream = session.finish().await.ok()??;
+        guard.request_ends();
+        settings.set_user_context(guard);
+        Some(ReusedHttpStream::from_reusable_stream(stream, settings))
+    }
+}
+
+impl Admin {
+    fn response(&self, request: &RequestHeader) -> Response<Vec<u8>> {
         if request.method != Method::GET {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         }
@@ -72,9 +107,7 @@ impl ServeHttp for Admin {
             ),
         }
     }
-}
 
-impl Admin {
     fn ready(&self) -> Response<Vec<u8>> {
         let latches = [
             ("feed_synced", self.placements.topology().is_some()),

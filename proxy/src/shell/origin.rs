@@ -17,6 +17,7 @@ use pingora::http::RequestHeader;
 use pingora::upstreams::peer::{HttpPeer, PeerOptions};
 
 use crate::config::{Config, Timeouts};
+use crate::core::alias::is_alias;
 use crate::core::decide::Epoch;
 use crate::shell::response::REQUEST_ID;
 use crate::shell::stream::Guard;
@@ -25,6 +26,14 @@ const FORWARDED: HeaderName = http::header::FORWARDED;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const PLACEMENT_EPOCH: HeaderName = HeaderName::from_static(headers::PLACEMENT_EPOCH);
+/// A client's `Connection` can't take these from its request: what was decided rests on them.
+const KEPT: [HeaderName; 3] = [
+    HeaderName::from_static(headers::TENANT),
+    HeaderName::from_static(headers::PREFERRED_REGION),
+    HeaderName::from_static(headers::CONSISTENCY_TOKEN),
+];
+/// Only answers carry these.
+const ANSWERS: [&str; 2] = [headers::REGION, headers::ACKED_REGIONS];
 /// Longer ids are replaced: they go into every log line.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
@@ -56,18 +65,32 @@ fn options(timeouts: &Timeouts) -> PeerOptions {
     options
 }
 
-/// Makes a client's request fit for the origin.
+/// Makes a client's request fit for the origin. `client`: the headers as the client sent them;
+/// from those of `request` pingora has already taken what `Connection` lists.
 ///
 /// # Errors
 /// None in practice: all values are legal by construction.
 pub fn prepare(
     request: &mut RequestHeader,
+    client: &HeaderMap,
     guard: Option<&Guard>,
     epoch: Option<Epoch>,
     request_id: &HeaderValue,
 ) -> Result<()> {
-    for name in headers::INTERNAL {
+    for name in headers::INTERNAL.iter().chain(&ANSWERS) {
         request.remove_header(*name);
+    }
+    let aliases = request
+        .headers
+        .keys()
+        .filter(|name| is_alias(name.as_str()));
+    for alias in aliases.cloned().collect::<Vec<_>>() {
+        request.remove_header(&alias);
+    }
+    for name in KEPT {
+        if let Some(value) = client.get(&name) {
+            request.insert_header(name, value)?;
+        }
     }
     if let Some(epoch) = epoch {
         request.insert_header(PLACEMENT_EPOCH, epoch.to_string())?;
@@ -100,7 +123,8 @@ pub fn request_id(headers: &HeaderMap) -> HeaderValue {
     }
 }
 
-/// Whether doing the request twice has the effect and the answer of doing it once.
+/// Whether doing the request twice has the effect and the answer of doing it once. Asked of the
+/// request as the origin gets it: a key that stays behind makes nothing recognizable.
 #[must_use]
 pub fn is_repeatable(request: &RequestHeader) -> bool {
     if request.headers.contains_key(headers::IDEMPOTENCY_KEY) {
@@ -170,6 +194,7 @@ mod tests {
         let guard = Guard::new(client, Duration::from_secs(1), Duration::from_secs(1));
         prepare(
             &mut forged,
+            &HeaderMap::new(),
             Some(&guard),
             None,
             &HeaderValue::from_static("r"),

@@ -10,7 +10,9 @@
 //!                            ─ too slow, too long ▶ answer, close lingering
 //! large, or Expect: 100-continue ─────────────────▶ answer, close lingering
 //! ```
-//! On HTTP/2 the stream ends with the answer and the rest is reset; the connection lives.
+//! On HTTP/2 the connection lives. The rest is read and thrown away after the answer, for as long as
+//! a lingering close would: the stream's reset at once, which RFC 9113 §8.1 allows, makes clients
+//! like curl 7.88 forget the answer.
 
 use std::time::Duration;
 
@@ -120,10 +122,28 @@ pub async fn send(
     session
         .write_response_header(Box::new(header), bodyless)
         .await?;
-    if bodyless {
-        return Ok(());
+    if !bodyless {
+        session.write_response_body(Some(body), true).await?;
     }
-    session.write_response_body(Some(body), true).await
+    if session.is_http2()
+        && let Some(guard) = guard
+    {
+        let discarded = discard(session);
+        // The client resets the stream once it has the answer, or sends on until the time is over.
+        let _either_way = tokio::time::timeout(guard.linger_timeout(), discarded).await;
+    }
+    Ok(())
+}
+
+/// Reads and throws away what is left of the body.
+async fn discard(session: &mut Session) {
+    let downstream = session.as_downstream_mut();
+    while !downstream.is_body_done() {
+        match downstream.read_request_body().await {
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => return,
+        }
+    }
 }
 
 fn build(answer: &Answer) -> Result<(ResponseHeader, Bytes)> {

@@ -14,6 +14,9 @@
 //! ours). Both lead to one more hold and decision within the same hold budget, then 503. A 421
 //! never changes the table. Its request is repeated only if all of its body is in the retry
 //! buffer (64 KiB).
+//!
+//! A write whose try was sent and not answered is never said to be unwritten: whatever comes of
+//! later tries, it ends as `outcome_unknown` (`request::Fate`).
 
 mod admit;
 mod failure;
@@ -26,6 +29,8 @@ use std::time::Instant;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::HeaderValue;
+use http::header::UPGRADE;
+use maia_common::headers;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
@@ -34,7 +39,7 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use self::failure::{BODY_TOO_LARGE, BODY_TOO_SLOW, is_broken};
 pub use self::request::Ctx;
-use self::request::{Setback, tenant_of};
+use self::request::{Fate, Setback, tenant_of};
 use crate::config::Config;
 use crate::core::classify::Class;
 use crate::shell::access_log::{AccessLog, Line};
@@ -148,6 +153,8 @@ impl ProxyHttp for Proxy {
         if ctx.guard.is_none() {
             ctx.guard = self.guard_of(session); // HTTP/2: one per request
         }
+        // No upgrades in this version; pingora would treat the body as what follows one.
+        session.req_header_mut().remove_header(&UPGRADE);
         ctx.request_id = Some(origin::request_id(&session.req_header().headers));
         session.set_read_timeout(Some(timeouts.body_idle));
         session.set_write_timeout(Some(timeouts.client_write));
@@ -218,15 +225,18 @@ impl ProxyHttp for Proxy {
         } else {
             let broken = *e.esource() == ErrorSource::Upstream && is_broken(&e);
             ctx.breaks += usize::from(broken);
-            broken && ctx.breaks <= MAX_BREAKS && origin::is_repeatable(session.req_header())
+            broken && ctx.breaks <= MAX_BREAKS && ctx.repeatable
         };
+        if ctx.fate == Fate::Sent {
+            ctx.fate = Fate::Unknown;
+        }
         e.set_retry(worth_it && buffered && unanswered);
         e
     }
 
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
@@ -234,7 +244,11 @@ impl ProxyHttp for Proxy {
         let id = ctx
             .request_id
             .get_or_insert_with(|| origin::request_id(&request.headers));
-        origin::prepare(request, ctx.guard.as_deref(), ctx.epoch, id)
+        let client = &session.req_header().headers;
+        origin::prepare(request, client, ctx.guard.as_deref(), ctx.epoch, id)?;
+        ctx.repeatable = origin::is_repeatable(request);
+        ctx.sends();
+        Ok(())
     }
 
     async fn request_body_filter(
@@ -268,6 +282,7 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         if response.status.as_u16() == 421 {
             ctx.setback = Some(Setback::Stale);
+            ctx.was_refused();
             self.metrics.upstream_error(UpstreamError::Stale);
             return Err(
                 Error::explain(ErrorType::Custom("stale"), "the origin says 421").into_up(),
@@ -282,6 +297,9 @@ impl ProxyHttp for Proxy {
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
+        for name in headers::INTERNAL {
+            response.remove_header(*name);
+        }
         response.insert_header(REGION, &self.region)?;
         if let Some(id) = &ctx.request_id {
             response.insert_header(REQUEST_ID, id)?;

@@ -105,6 +105,12 @@ impl Guard {
         self.phase.store(IDLE, Ordering::Relaxed);
     }
 
+    /// How long a client that was answered early may go on sending.
+    #[must_use]
+    pub fn linger_timeout(&self) -> Duration {
+        self.linger_timeout
+    }
+
     /// The client may still be sending what nobody will read: close with care.
     pub fn linger(&self) {
         self.linger.store(true, Ordering::Relaxed);

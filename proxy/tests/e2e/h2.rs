@@ -100,3 +100,22 @@ async fn a_held_stream_that_is_reset_waits_no_more() {
     stage.coordinator.hint(4, 2, "a", false).await;
     assert_eq!(answer.await.unwrap().status(), 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_sees_an_early_answer_whatever_it_still_sends() {
+    let stage = Stage::new(&[]).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for size in [100, 70_000, 1 << 20, 10 << 20] {
+        std::fs::write(file.path(), vec![b'x'; size]).unwrap();
+        let output = tokio::process::Command::new("curl")
+            .args(["--http2-prior-knowledge", "-sS", "-m", "8", "-X", "PUT"])
+            .args(["-H", "X-MAIA-Tenant-ID: there", "-w", "%{http_code}"])
+            .args(["--data-binary", &format!("@{}", file.path().display())])
+            .arg(format!("http://{}/v1/x", stage.proxy.public))
+            .output()
+            .await
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.stdout, b"307", "{size} bytes: {said}");
+    }
+}

@@ -6,9 +6,11 @@
     reason = "a test ends where something is not as it should be"
 )]
 
+mod admin;
 mod bodies;
 mod feed;
 mod h2;
+mod headers;
 mod holds;
 mod lifecycle;
 mod origin;

@@ -8,15 +8,16 @@ use crate::support::{Stage, eventually, request};
 async fn an_origin_that_never_answers_is_given_up() {
     let stage = Stage::new(&["timeouts.origin_read=300ms"]).await;
     let started = Instant::now();
-    for method in ["GET", "POST"] {
+    for (method, status, code, retry_after) in [
+        ("GET", 504, "origin_timeout", None),
+        ("POST", 503, "outcome_unknown", Some("1")),
+    ] {
         let response = stage
             .proxy
             .ask(&request(method, "/never", "here", "", ""))
             .await;
-        assert_eq!(
-            (response.status, response.code().as_str()),
-            (504, "origin_timeout")
-        );
+        assert_eq!((response.status, response.code().as_str()), (status, code));
+        assert_eq!(response.header("retry-after"), retry_after);
     }
     assert!(started.elapsed() < Duration::from_secs(5));
     assert_eq!(stage.origin.asked().len(), 2, "asked once each");
@@ -39,15 +40,23 @@ async fn what_may_have_reached_the_origin_is_not_repeated() {
         .await;
     assert_eq!(
         (response.status, response.code().as_str()),
-        (502, "no_origin")
+        (503, "outcome_unknown")
     );
+    let read = stage
+        .proxy
+        .ask(&request("GET", "/break", "here", "", ""))
+        .await;
+    assert_eq!((read.status, read.code().as_str()), (502, "no_origin"));
     let posts = |asked: Vec<crate::support::origin::Asked>| {
-        asked.iter().filter(|a| a.path == "/break").count()
+        asked
+            .iter()
+            .filter(|a| (a.method.as_str(), a.path.as_str()) == ("POST", "/break"))
+            .count()
     };
     assert_eq!(posts(stage.origin.asked()), 1);
     assert_eq!(warm().await.status, 200);
     let keyed = request("POST", "/break", "here", "Idempotency-Key: k\r\n", "body");
-    assert_eq!(stage.proxy.ask(&keyed).await.status, 502);
+    assert_eq!(stage.proxy.ask(&keyed).await.code(), "outcome_unknown");
     assert_eq!(
         posts(stage.origin.asked()),
         3,
@@ -93,5 +102,33 @@ async fn a_keyed_write_whose_origin_dies_waits_for_the_next_primary() {
     assert_eq!(
         response.header("location"),
         Some("http://b.example/base/never")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_was_sent_once_is_never_called_unwritten() {
+    let mut stage = Stage::new(&["proxy.hold_budget=400ms"]).await;
+    let mut write = stage.proxy.client().await;
+    write
+        .send(request("PUT", "/never", "here", "", "body"))
+        .await;
+    eventually("the origin is asked", || async {
+        stage.origin.asked().len() == 1
+    })
+    .await;
+    stage.origin.die().await;
+    let response = write.response().await;
+    assert_eq!(
+        (response.status, response.code().as_str()),
+        (503, "outcome_unknown"),
+        "the second try was refused, the first one may have been carried out"
+    );
+    let unsent = stage
+        .proxy
+        .ask(&request("PUT", "/v1/x", "here", "", "body"))
+        .await;
+    assert_eq!(
+        (unsent.status, unsent.code().as_str()),
+        (503, "unavailable")
     );
 }

@@ -196,6 +196,12 @@ async fn a_cors_preflight_passes_without_a_tenant() {
     let preflight = "OPTIONS /v1/x HTTP/1.1\r\nHost: f\r\nOrigin: https://app.example\r\nAccess-Control-Request-Method: PUT\r\n\r\n";
     assert_eq!(stage.proxy.ask(preflight).await.status, 200);
     assert!(stage.origin.last().all("x-maia-placement-epoch").is_empty());
+    let with_body = preflight.replace("\r\n\r\n", "\r\nContent-Length: 4\r\n\r\nbody");
+    assert_eq!(
+        stage.proxy.ask(&with_body).await.code(),
+        "tenant_required",
+        "browsers send none"
+    );
     let plain = "OPTIONS /v1/x HTTP/1.1\r\nHost: f\r\n\r\n";
     assert_eq!(stage.proxy.ask(plain).await.code(), "tenant_required");
 }
@@ -247,4 +253,16 @@ async fn explain_says_what_would_happen_and_why() {
     assert_eq!(topology["regions"].as_array().unwrap().len(), 3);
     assert_eq!(topology["groups"].as_array().unwrap().len(), 4);
     assert_eq!(stage.proxy.admin("/explain").await.unwrap().status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_standard_refuses_is_refused() {
+    let stage = Stage::new(&[]).await;
+    for malformed in [
+        "GET /v1/x HTTP/1.1\r\nX-MAIA-Tenant-ID: here\r\n\r\n",
+        "PUT /v1/x HTTP/1.1\r\nHost: f\r\nX-MAIA-Tenant-ID: here\r\nContent-Length: 2, 2\r\n\r\nab",
+    ] {
+        assert_eq!(stage.proxy.ask(malformed).await.status, 400, "{malformed}");
+    }
+    assert!(stage.origin.asked().is_empty());
 }

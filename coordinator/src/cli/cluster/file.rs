@@ -1,9 +1,10 @@
 //! `cluster.json`: what a local cluster consists of. Scripts read it, so fields are only added.
 //! Written atomically, readable by its owner alone because it holds the admin token.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use maia_common::ids::{NodeId, ProxyId, RegionName};
@@ -11,6 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use super::process::{Process, Role};
 use crate::cli::Usage;
+
+/// Longer than `down` takes when a process has to be killed.
+const LOCK_DEADLINE: Duration = Duration::from_secs(60);
+const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// A local cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,20 +156,35 @@ impl RegionEntry {
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "held, never used")] File);
 
-/// Takes the folder's lock.
+/// Takes the folder's lock; waits for it, since it is held only while processes are started, or
+/// stopped by `down`.
 ///
 /// # Errors
-/// When another command holds it.
-pub fn lock(dir: &Path) -> anyhow::Result<Lock> {
+/// When another command holds it to the deadline.
+pub async fn lock(dir: &Path) -> anyhow::Result<Lock> {
+    lock_within(dir, LOCK_DEADLINE).await
+}
+
+async fn lock_within(dir: &Path, deadline: Duration) -> anyhow::Result<Lock> {
     let path = dir.join(".lock");
     let file = File::create(&path).with_context(|| path.display().to_string())?;
-    file.try_lock().with_context(|| {
-        format!(
-            "another maiactl is changing the cluster in {}",
-            dir.display()
-        )
-    })?;
-    Ok(Lock(file))
+    let end = Instant::now() + deadline;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Lock(file)),
+            Err(TryLockError::WouldBlock) if Instant::now() < end => {
+                tokio::time::sleep(LOCK_POLL).await;
+            }
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!(
+                        "another maiactl is changing the cluster in {}",
+                        dir.display()
+                    )
+                });
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -215,12 +235,18 @@ mod tests {
         assert!(error.contains("1, proxy-eu"), "{error}");
     }
 
-    #[test]
-    fn one_command_at_a_time() {
+    #[tokio::test]
+    async fn one_command_at_a_time_and_the_next_one_waits() {
         let dir = tempfile::tempdir().unwrap();
-        let held = lock(dir.path()).unwrap();
-        assert!(lock(dir.path()).is_err());
-        drop(held);
-        assert!(lock(dir.path()).is_ok());
+        let held = lock(dir.path()).await.unwrap();
+        let short = Duration::from_millis(50);
+        let refused = lock_within(dir.path(), short).await.unwrap_err();
+        assert!(refused.to_string().contains("another maiactl"));
+        let release = async {
+            tokio::time::sleep(short).await;
+            drop(held);
+        };
+        let (next, ()) = tokio::join!(lock(dir.path()), release);
+        assert!(next.is_ok());
     }
 }

@@ -1,10 +1,10 @@
 //! The files of a new local cluster: keys, and a configuration for each process. What a process
 //! may be told is the business of its own configuration; this only fills it in.
 
-use std::fs::OpenOptions;
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::Context;
@@ -74,8 +74,8 @@ pub fn create(dir: &Path, cluster: &ClusterFile, up: &Up) -> anyhow::Result<()> 
     let key = dir.join("cluster.key");
     private_file(&key, &format!("{}\n", secret()?))?;
     for (i, region) in cluster.regions.iter().enumerate() {
-        std::fs::create_dir_all(&region.dir)?;
-        std::fs::create_dir_all(region.proxy_dir())?;
+        private_dir(&region.dir)?;
+        private_dir(&region.proxy_dir())?;
         let config = coordinator(cluster, region, &key, up.preset.unwrap_or(Preset::Lan));
         let mut table = Table::try_from(&config)?;
         adjust_coordinator(&mut table, up);
@@ -258,6 +258,12 @@ fn address(url: &str) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port.expect("`plan` wrote the port")))
 }
 
+/// Tenants' data and logs are readable by their owner alone.
+fn private_dir(path: &Path) -> anyhow::Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.with_context(|| path.display().to_string())
+}
+
 fn private_file(path: &Path, text: &str) -> anyhow::Result<()> {
     let place = || path.display().to_string();
     let mut options = OpenOptions::new();
@@ -275,6 +281,8 @@ fn secret() -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn regions() -> Vec<RegionName> {
@@ -303,6 +311,10 @@ mod tests {
         assert!(config.bootstrap.regions[0].priority > config.bootstrap.regions[1].priority);
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(!text.contains(&cluster.admin_token));
+        for dir in [&cluster.regions[0].dir, &cluster.regions[0].proxy_dir()] {
+            let mode = std::fs::metadata(dir).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "tenants' data are in it");
+        }
         let proxy: Table = std::fs::read_to_string(cluster.regions[1].proxy().config)
             .unwrap()
             .parse()

@@ -93,9 +93,16 @@ pub async fn status(output: Output, cluster: &ClusterFile) -> anyhow::Result<()>
 /// # Errors
 /// When a process survives even SIGKILL.
 pub async fn stop_all(cluster: &ClusterFile) -> anyhow::Result<()> {
+    stop_each(&cluster.processes()).await
+}
+
+/// As [`stop_all`], of some of the processes.
+///
+/// # Errors
+/// When a process survives even SIGKILL.
+pub async fn stop_each(processes: &[Process]) -> anyhow::Result<()> {
     for role in [Role::Proxy, Role::Coordinator] {
-        let all = cluster.processes();
-        let of_role: Vec<&Process> = all.iter().filter(|p| p.role == role).collect();
+        let of_role: Vec<&Process> = processes.iter().filter(|p| p.role == role).collect();
         for process in &of_role {
             process.signal(Signal::SIGTERM)?;
             // A process that stands still would not see the SIGTERM.
@@ -175,27 +182,89 @@ pub fn go_on(cluster: &ClusterFile, id: &str) -> anyhow::Result<()> {
 }
 
 /// Starts a process again, stopping it first if it runs; its new pid is recorded before it is
-/// waited for.
+/// waited for. The cluster's lock is held neither while it stops nor while it gets ready: after an
+/// outage several are restarted at once, and none of them is ready before a majority runs.
 ///
 /// # Errors
 /// When it does not start, or does not get ready and `wait` is asked for.
 pub async fn restart(dir: &Path, id: &str, wait: bool) -> anyhow::Result<()> {
     let dir = dir.canonicalize()?;
-    let mut process = {
-        let _lock = file::lock(&dir)?;
+    let running = ClusterFile::read(&dir)?.find(id)?;
+    stop_each(std::slice::from_ref(&running)).await?;
+    let (cluster, process) = {
+        let _lock = file::lock(&dir).await?;
         let mut cluster = ClusterFile::read(&dir)?;
         let process = cluster.find(id)?;
-        if process.signal(Signal::SIGTERM)? {
-            process.signal(Signal::SIGCONT)?;
-            end(&process).await?;
-        }
+        stop_each(std::slice::from_ref(&process)).await?; // another restart was quicker
         let pid = process.start()?;
         cluster.set_pid(&process, pid);
         cluster.write(&dir)?;
-        Process { pid, ..process }
+        (cluster, Process { pid, ..process })
     };
-    if wait {
-        ready::wait(std::slice::from_mut(&mut process), READY_DEADLINE).await?;
+    if !wait {
+        return Ok(());
     }
-    Ok(())
+    if let Some(what) = hindrance(&cluster.processes()) {
+        print::complain(&format!("waiting for {}: {what}", process.name()));
+    }
+    let outcome = ready::wait(std::slice::from_ref(&process), READY_DEADLINE).await;
+    outcome.map_err(
+        |error| match ClusterFile::read(&dir).map(|c| hindrance(&c.processes())) {
+            Ok(Some(what)) => error.context(what),
+            _ => error,
+        },
+    )
+}
+
+/// Why nothing of the cluster can get ready now, and what to do: too few coordinators run.
+fn hindrance(processes: &[Process]) -> Option<String> {
+    let of_role = |p: &&Process| p.role == Role::Coordinator;
+    let coordinators = processes.iter().filter(of_role);
+    let idle: Vec<(String, State)> = coordinators
+        .clone()
+        .map(|p| (p.name(), p.state()))
+        .filter(|(_, state)| *state != State::Running)
+        .collect();
+    let count = coordinators.count();
+    too_few(count, &idle)
+}
+
+fn too_few(count: usize, idle: &[(String, State)]) -> Option<String> {
+    let majority = count / 2 + 1;
+    if count - idle.len() >= majority {
+        return None;
+    }
+    let idle: Vec<String> = idle
+        .iter()
+        .map(|(name, state)| format!("{name} is {}", state.as_str()))
+        .collect();
+    Some(format!(
+        "nothing gets ready before {majority} of {count} coordinators run, and {}; \
+         `maiactl cluster up` starts all that are gone",
+        idle.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_majority_is_named_with_those_who_are_missing() {
+        let idle = |name: &str, state| (name.to_owned(), state);
+        let one = [idle("coordinator 2 (eu)", State::Gone)];
+        assert_eq!(too_few(3, &one), None);
+        assert_eq!(too_few(1, &[]), None);
+        let two = [one[0].clone(), idle("coordinator 3 (ap)", State::Stopped)];
+        let said = too_few(3, &two).unwrap();
+        for part in [
+            "2 of 3",
+            "coordinator 2 (eu) is gone",
+            "(ap) is stopped",
+            "cluster up",
+        ] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert!(too_few(2, &one).is_some(), "two regions need both");
+    }
 }

@@ -5,9 +5,12 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::process::{Process, State};
+use crate::cli::print;
 
 const POLL: Duration = Duration::from_millis(25);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Without a terminal nobody sees the progress: what takes longer is said once.
+const NOTICE_AFTER: Duration = Duration::from_secs(3);
 const SHOWN_CHARS: usize = 300;
 
 /// Asks processes whether they are ready.
@@ -55,6 +58,7 @@ pub async fn wait(processes: &[Process], deadline: Duration) -> anyhow::Result<(
         "{spinner} {pos}/{len} ready  {wide_msg}",
     )?);
     let mut missing: Vec<&Process> = processes.iter().collect();
+    let mut notice = progress.is_hidden().then(|| Instant::now() + NOTICE_AFTER);
     loop {
         let mut waiting = Vec::new();
         for process in missing {
@@ -79,7 +83,12 @@ pub async fn wait(processes: &[Process], deadline: Duration) -> anyhow::Result<(
             );
         }
         progress.set_position((processes.len() - waiting.len()) as u64);
-        progress.set_message(format!("waiting for {}", waiting[0].0.name()));
+        let awaited = format!("waiting for {}: {}", waiting[0].0.name(), waiting[0].1);
+        if notice.is_some_and(|at| Instant::now() >= at) {
+            print::complain(&awaited);
+            notice = None;
+        }
+        progress.set_message(awaited);
         missing = waiting.into_iter().map(|(process, _)| process).collect();
         tokio::time::sleep(POLL).await;
     }

@@ -1,17 +1,19 @@
-//! `cluster up`: makes the folder a cluster if it is none yet, starts every process, and returns
-//! when all are ready. What it started, it stops again when that fails.
+//! `cluster up`: makes the folder a cluster if it is none yet, starts every process that does not
+//! run, and returns when all are ready. What it started, it stops again when that fails.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 use maia_common::ids::RegionName;
+use nix::sys::signal::Signal;
 
 use super::file::{self, ClusterFile};
-use super::process::State;
+use super::process::{Process, State};
 use super::{layout, lifecycle, ports, ready};
 use crate::cli::Usage;
 use crate::cli::args::Up;
+use crate::cli::print;
 
 /// How long all processes together may take until they are ready.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
@@ -24,23 +26,29 @@ const DEFAULT_REGIONS: [&str; 3] = ["us-west-1", "eu-central-1", "ap-southeast-1
 pub async fn up(dir: &Path, options: &Up) -> anyhow::Result<ClusterFile> {
     std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     let dir = dir.canonicalize()?;
-    let _lock = file::lock(&dir)?;
-    let mut cluster = if ClusterFile::path(&dir).exists() {
-        continued(&dir, options)?
-    } else {
-        created(&dir, options)?
-    };
-    start_all(&dir, &mut cluster)?;
+    let (cluster, started) = begin(&dir, options).await?;
     let processes = cluster.processes();
     let outcome = tokio::select! {
         outcome = ready::wait(&processes, READY_DEADLINE) => outcome,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     if let Err(error) = outcome {
-        lifecycle::stop_all(&cluster).await?;
-        return Err(error.context("the cluster did not come up, and was stopped again"));
+        lifecycle::stop_each(&started).await?;
+        return Err(error.context("the cluster did not come up; what was started is stopped again"));
     }
     Ok(cluster)
+}
+
+/// Starts what is missing; the cluster's lock is held no longer than that.
+async fn begin(dir: &Path, options: &Up) -> anyhow::Result<(ClusterFile, Vec<Process>)> {
+    let _lock = file::lock(dir).await?;
+    let mut cluster = if ClusterFile::path(dir).exists() {
+        continued(dir, options)?
+    } else {
+        created(dir, options)?
+    };
+    let started = start_missing(dir, &mut cluster)?;
+    Ok((cluster, started))
 }
 
 fn created(dir: &Path, options: &Up) -> anyhow::Result<ClusterFile> {
@@ -59,21 +67,19 @@ fn created(dir: &Path, options: &Up) -> anyhow::Result<ClusterFile> {
     Ok(cluster)
 }
 
-/// A stopped cluster with its data; it keeps its regions and ports.
+/// A cluster with its data of which all, or some, processes are gone; it keeps its regions and
+/// ports.
 fn continued(dir: &Path, options: &Up) -> anyhow::Result<ClusterFile> {
     let cluster = ClusterFile::read(dir)?;
-    let running: Vec<String> = cluster
-        .processes()
-        .iter()
-        .filter(|process| process.state() != State::Gone)
-        .map(super::process::Process::name)
-        .collect();
-    anyhow::ensure!(
-        running.is_empty(),
-        "the cluster in {} runs already: {}; `cluster restart` starts a single node again",
-        dir.display(),
-        running.join(", ")
-    );
+    if let Some(running) = running(dir, &cluster)? {
+        if options.changes_files() {
+            let text = format!(
+                "{running} already: options change files of stopped clusters only (`cluster down`)"
+            );
+            return Err(Usage(text).into());
+        }
+        print::complain(&format!("{running} already: starting the others"));
+    }
     let names: Vec<RegionName> = cluster.regions.iter().map(|r| r.name.clone()).collect();
     if !options.regions.is_empty() && options.regions != names {
         return Err(Usage("this cluster has other regions; use another --dir".to_owned()).into());
@@ -91,18 +97,44 @@ fn continued(dir: &Path, options: &Up) -> anyhow::Result<ClusterFile> {
     Ok(cluster)
 }
 
+/// What runs of a cluster that does not run as a whole; `None`: nothing.
+fn running(dir: &Path, cluster: &ClusterFile) -> anyhow::Result<Option<String>> {
+    let all = cluster.processes();
+    let named = |wanted: &[State]| {
+        let found = all.iter().filter(|p| wanted.contains(&p.state()));
+        found.map(Process::name).collect::<Vec<_>>()
+    };
+    let running = named(&[State::Running, State::Stopped]);
+    anyhow::ensure!(
+        running.len() < all.len(),
+        "the cluster in {} runs already: {}; `cluster restart` starts a single node again",
+        dir.display(),
+        running.join(", ")
+    );
+    let stopped = named(&[State::Stopped]);
+    anyhow::ensure!(
+        stopped.is_empty(),
+        "{} stopped by SIGSTOP: `cluster cont` lets it go on, `cluster kill` ends it",
+        stopped.join(", ")
+    );
+    Ok((!running.is_empty()).then(|| format!("{} run", running.join(", "))))
+}
+
+/// Of the processes that are to be started.
 fn refuse_taken_ports(cluster: &ClusterFile) -> anyhow::Result<()> {
     let mut all = Vec::new();
     for region in &cluster.regions {
         let port = |url: &str| url.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-        for (what, url) in [
-            ("proxy", &region.proxy_url),
-            ("proxy admin", &region.proxy_admin_url),
-            ("api", &region.api_url),
-            ("rpc", &region.rpc_addr),
+        for (process, what, url) in [
+            (region.proxy(), "proxy", &region.proxy_url),
+            (region.proxy(), "proxy admin", &region.proxy_admin_url),
+            (region.coordinator(), "api", &region.api_url),
+            (region.coordinator(), "rpc", &region.rpc_addr),
         ] {
-            let port = port(url).with_context(|| format!("no port in `{url}`"))?;
-            all.push((format!("{what} of {}", region.name), port));
+            if process.state() == State::Gone {
+                let port = port(url).with_context(|| format!("no port in `{url}`"))?;
+                all.push((format!("{what} of {}", region.name), port));
+            }
         }
     }
     if let Some((what, port)) = ports::taken(&all) {
@@ -111,19 +143,27 @@ fn refuse_taken_ports(cluster: &ClusterFile) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts everything; the pids are on disk before anything is waited for.
-fn start_all(dir: &Path, cluster: &mut ClusterFile) -> anyhow::Result<()> {
+/// Starts what does not run; the pids are on disk before anything is waited for.
+fn start_missing(dir: &Path, cluster: &mut ClusterFile) -> anyhow::Result<Vec<Process>> {
+    let mut started: Vec<Process> = Vec::new();
     for process in cluster.processes() {
+        if process.state() != State::Gone {
+            continue;
+        }
         match process.start() {
-            Ok(pid) => cluster.set_pid(&process, pid),
+            Ok(pid) => {
+                cluster.set_pid(&process, pid);
+                started.push(Process { pid, ..process });
+            }
             Err(error) => {
                 cluster.write(dir)?;
-                for process in cluster.processes() {
-                    process.signal(nix::sys::signal::Signal::SIGKILL)?;
+                for process in started {
+                    process.signal(Signal::SIGKILL)?;
                 }
                 return Err(error);
             }
         }
     }
-    cluster.write(dir)
+    cluster.write(dir)?;
+    Ok(started)
 }

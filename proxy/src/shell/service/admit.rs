@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::HeaderValue;
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, ORIGIN, TRANSFER_ENCODING};
+use http::header::{
+    ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING,
+};
+use http::{HeaderValue, Version};
 use maia_common::ErrorCode;
 use pingora::proxy::Session;
 
@@ -62,11 +64,13 @@ impl Proxy {
 
     /// Decides about a fresh request: `None` to pass it on, or what to answer.
     pub(super) async fn admit(&self, session: &mut Session, ctx: &mut Ctx) -> Option<Answer> {
-        let request = session.req_header();
         if let Some(problem) = self.malformed(session) {
             return Some(problem);
         }
-        let preflight = request.headers.contains_key(ORIGIN)
+        let bodyless = session.as_downstream_mut().is_body_empty();
+        let request = session.req_header();
+        let preflight = bodyless
+            && request.headers.contains_key(ORIGIN)
             && request.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
         ctx.class = classify(&request.method, preflight);
         if ctx.class == Class::Preflight {
@@ -93,8 +97,19 @@ impl Proxy {
                 "the request has both Content-Length and Transfer-Encoding",
             ));
         }
-        let length = request.headers.get(CONTENT_LENGTH)?.to_str().ok()?;
-        let length: u64 = length.parse().ok()?;
+        if request.version == Version::HTTP_11 && !request.headers.contains_key(HOST) {
+            return Some(Answer::problem(
+                ErrorCode::InvalidRequest,
+                "the request has no Host",
+            ));
+        }
+        let length = request.headers.get(CONTENT_LENGTH)?;
+        let Some(length) = length.to_str().ok().and_then(|l| l.parse::<u64>().ok()) else {
+            return Some(Answer::problem(
+                ErrorCode::InvalidRequest,
+                "the Content-Length is no number",
+            ));
+        };
         (length > self.config.proxy.max_body_bytes).then_some(BODY_TOO_LARGE)
     }
 
@@ -151,7 +166,8 @@ impl Proxy {
             Setback::Stale => ErrorCode::StalePlacement,
             Setback::Refused => ErrorCode::Unavailable,
         };
-        self.hold(session, ctx, why).await
+        let answer = self.hold(session, ctx, why).await;
+        answer.map(|answer| ctx.truthful(answer))
     }
 }
 

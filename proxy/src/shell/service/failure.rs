@@ -25,6 +25,11 @@ pub(super) const STALE: Answer = Answer::Problem {
     detail: "the tenant has moved and this proxy has not heard where to; definitely not written",
 };
 
+pub(super) const OUTCOME_UNKNOWN: Answer = Answer::problem(
+    ErrorCode::OutcomeUnknown,
+    "the request was sent and the origin did not answer; the write may or may not take effect",
+);
+
 pub(super) fn rejection(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::UnknownTenant => "no placement is known for the tenant",
@@ -51,10 +56,10 @@ impl Proxy {
     /// What a failure on the way to the origin is answered with; `None`: the client is gone.
     pub(super) fn answer_to(&self, error: &Error, ctx: &Ctx) -> Option<Answer> {
         if ctx.setback == Some(Setback::Stale) {
-            return Some(STALE);
+            return Some(ctx.truthful(STALE));
         }
         match error.esource() {
-            ErrorSource::Upstream => Some(self.answer_to_origin(error)),
+            ErrorSource::Upstream => Some(ctx.truthful(self.answer_to_origin(error))),
             ErrorSource::Downstream => match error.etype() {
                 ErrorType::WriteError
                 | ErrorType::WriteTimedout
@@ -68,7 +73,8 @@ impl Proxy {
             },
             ErrorSource::Internal | ErrorSource::Unset => {
                 tracing::error!(error = %error, "a request failed inside the proxy");
-                Some(Answer::problem(ErrorCode::Internal, "the proxy failed"))
+                let answer = Answer::problem(ErrorCode::Internal, "the proxy failed");
+                Some(ctx.truthful(answer))
             }
         }
     }
@@ -84,12 +90,11 @@ impl Proxy {
             ),
             UpstreamError::Timeout => Answer::problem(
                 ErrorCode::OriginTimeout,
-                "the origin did not answer in time; a write may or may not have taken effect",
+                "the origin did not answer in time",
             ),
-            UpstreamError::Broken | UpstreamError::Stale => Answer::problem(
-                ErrorCode::NoOrigin,
-                "the origin broke off; a write may or may not have taken effect",
-            ),
+            UpstreamError::Broken | UpstreamError::Stale => {
+                Answer::problem(ErrorCode::NoOrigin, "the origin broke off")
+            }
         }
     }
 }
@@ -101,12 +106,31 @@ pub(super) fn is_broken(error: &Error) -> bool {
 
 fn kind_of(error: &Error) -> UpstreamError {
     match error.etype() {
-        ErrorType::ConnectRefused | ErrorType::ConnectNoRoute | ErrorType::ConnectError => {
-            UpstreamError::Connect
-        }
-        ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
-            UpstreamError::Timeout
-        }
+        ErrorType::ConnectRefused
+        | ErrorType::ConnectNoRoute
+        | ErrorType::ConnectTimedout
+        | ErrorType::ConnectError
+        | ErrorType::BindError
+        | ErrorType::SocketError => UpstreamError::Connect,
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout => UpstreamError::Timeout,
         _ => UpstreamError::Broken,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_before_a_connection_was_there_was_not_sent() {
+        for (of, kind) in [
+            (ErrorType::ConnectTimedout, UpstreamError::Connect),
+            (ErrorType::ConnectRefused, UpstreamError::Connect),
+            (ErrorType::SocketError, UpstreamError::Connect),
+            (ErrorType::ReadTimedout, UpstreamError::Timeout),
+            (ErrorType::ConnectionClosed, UpstreamError::Broken),
+        ] {
+            assert_eq!(kind_of(&Error::new(of.clone())), kind, "{of:?}");
+        }
     }
 }

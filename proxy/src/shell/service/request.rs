@@ -8,6 +8,7 @@ use maia_common::headers;
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 
+use super::failure::OUTCOME_UNKNOWN;
 use crate::core::classify::Class;
 use crate::core::decide::{Epoch, Facts};
 use crate::core::tenant;
@@ -22,6 +23,17 @@ pub(super) enum Setback {
     Refused,
     /// 421.
     Stale,
+}
+
+/// Whether the origin may have carried the request out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Nothing was sent, or the origin said that it did nothing (421).
+    Untouched,
+    /// This try was, or is being, sent.
+    Sent,
+    /// An earlier try was sent and not answered: no later one can tell.
+    Unknown,
 }
 
 /// What the proxy knows of one request.
@@ -39,6 +51,9 @@ pub struct Ctx {
     pub(super) tries: usize,
     pub(super) stale: bool,
     pub(super) breaks: usize,
+    pub(super) fate: Fate,
+    /// Of the request as the origin got it last.
+    pub(super) repeatable: bool,
     /// What is answered in place of what an error would be.
     pub(super) answer: Option<Answer>,
 }
@@ -60,6 +75,8 @@ impl Ctx {
             tries: 0,
             stale: false,
             breaks: 0,
+            fate: Fate::Untouched,
+            repeatable: false,
             answer: None,
         }
     }
@@ -70,6 +87,34 @@ impl Ctx {
         self.outcome = Outcome::Local;
         self.reason = reason;
         None
+    }
+
+    /// A try is about to be sent.
+    pub(super) fn sends(&mut self) {
+        if self.fate == Fate::Untouched {
+            self.fate = Fate::Sent;
+        }
+    }
+
+    /// The origin said that it did nothing.
+    pub(super) fn was_refused(&mut self) {
+        if self.fate == Fate::Sent {
+            self.fate = Fate::Untouched;
+        }
+    }
+
+    /// The answer that is true: of a write that may have been carried out, no problem of a later
+    /// try says that it was not.
+    pub(super) fn truthful(&self, answer: Answer) -> Answer {
+        match answer {
+            Answer::Problem { .. } if self.is_unknown() => OUTCOME_UNKNOWN,
+            answer => answer,
+        }
+    }
+
+    /// Whether it is a write of which nobody here knows if it took effect.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.class == Class::Write && self.fate != Fate::Untouched
     }
 }
 

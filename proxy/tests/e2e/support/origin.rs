@@ -13,6 +13,10 @@ use tokio::task::JoinHandle;
 
 use super::eventually;
 
+/// In every response: what only maia-edge itself may say to a client.
+const FORGED: &str = "X-MAIA-Region: forged\r\nX-MAIA-Placement-Epoch: 9/9/9\r\n\
+                      X-MAIA-Redirect-Reason: forged\r\nX-MAIA-Primary-Region: forged\r\nX-MAIA-Hops: 9\r\n";
+
 #[derive(Debug, Clone)]
 pub struct Asked {
     pub method: String,
@@ -148,7 +152,7 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> Option<()> {
         });
         let echo = echo.to_string();
         let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Length: {}\r\nX-MAIA-Region: forged\r\n\r\n",
+            "HTTP/1.1 {status}\r\nContent-Length: {}\r\n{FORGED}X-MAIA-Consistency-Token: t\r\n\r\n",
             echo.len()
         );
         let echo = if asked.method == "HEAD" {
