@@ -85,6 +85,7 @@ fn group(seen: &Seen) -> Value {
         "term": seen.status.term,
         "leader": seen.status.leader,
         "stopped": seen.status.stopped,
+        "damaged": seen.status.damaged,
     })
 }
 

@@ -171,7 +171,11 @@ pub(crate) fn family<'a>(db: &'a DB, name: &str) -> &'a rocksdb::ColumnFamily {
         .expect("every family is created when the database is opened")
 }
 
-/// A RocksDB error as an I/O error.
+/// A RocksDB error as an I/O error; of kind `InvalidData` when what it read is damaged.
 pub(crate) fn io_error(error: rocksdb::Error) -> std::io::Error {
-    std::io::Error::other(error.into_string())
+    let kind = match error.kind() {
+        rocksdb::ErrorKind::Corruption => std::io::ErrorKind::InvalidData,
+        _ => std::io::ErrorKind::Other,
+    };
+    std::io::Error::new(kind, error.into_string())
 }

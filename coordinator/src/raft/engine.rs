@@ -15,14 +15,14 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use maia_common::runtime::{Gate, Tasks};
 use maia_common::{GroupId, NodeId};
 use openraft::errors::{InitializeError, RaftError};
 use rocksdb::{Cache, DB};
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::config::EngineConfig;
@@ -32,13 +32,16 @@ use super::disk::DiskGuard;
 use super::errors::{EngineOpenError, GroupError};
 use super::events::LeaderEvents;
 use super::group::{Group, GroupStatus};
-use super::groups::{GroupEntry, Groups};
+use super::groups::{GroupEntry, Groups, Stop};
 use super::herald;
 use super::log::flusher::Flusher;
 use super::log::recovery;
 use super::log::store::{GroupLog, SharedTail};
 use super::log::tail::Tail;
+use super::log::work::InstanceId;
+use super::runtimes::Runtimes;
 use super::snapshot::SnapshotStore;
+use super::starts;
 use super::state::applier::Applier;
 use super::state::db::StateDb;
 use super::state::machine::GroupMachine;
@@ -49,27 +52,24 @@ use super::transport::inbound::Inbound;
 use super::transport::network::GroupNetworks;
 use super::types::RaftNode;
 
-/// How long a group's instance may take to end.
-const GROUP_STOP: Duration = Duration::from_secs(5);
-
 /// The engine. One per process; shared by reference.
 pub struct Engine {
     pub(crate) config: EngineConfig,
     pub(crate) groups: Arc<Groups>,
     pub(crate) disk: Arc<DiskGuard>,
-    raft_db: Arc<DB>,
-    state: Arc<StateDb>,
-    flusher: Arc<Flusher>,
+    pub(super) raft_db: Arc<DB>,
+    pub(super) state: Arc<StateDb>,
+    pub(super) flusher: Arc<Flusher>,
     snapshots: Arc<SnapshotStore>,
     applier: Arc<dyn Applier>,
     transport: Arc<dyn Transport>,
     counters: Arc<Counters>,
     events: LeaderEvents,
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
     /// Groups start one at a time.
     starting: tokio::sync::Mutex<()>,
     control: Handle,
-    runtimes: Mutex<Option<(Runtime, Runtime)>>,
+    pub(super) runtimes: Mutex<Option<Runtimes>>,
 }
 
 impl Engine {
@@ -107,6 +107,7 @@ impl Engine {
             .map_err(|reason| EngineOpenError::Config { reason })?;
         let cache = Cache::new_lru_cache(config.memory.block_cache_bytes);
         let raft_db = db::open_raft(&config.dir, &config.memory, &cache)?;
+        starts::count(&config.dir, &raft_db)?;
         let state_db =
             db::open_state(&config.dir, &config.memory, &cache, config.buffer_state_wal)?;
         let counters = Arc::new(Counters::default());
@@ -118,8 +119,7 @@ impl Engine {
         let disk = Arc::new(DiskGuard::new(&config.dir, config.disk_watermark_bytes));
         let snapshots = Arc::new(SnapshotStore::open(&config.dir).map_err(io)?);
         // Last: a runtime must not be dropped by an error on the caller's own runtime.
-        let control = runtime("raft", 4).map_err(io)?;
-        let bulk = runtime("raft-bulk", 2).map_err(io)?;
+        let runtimes = Runtimes::start().map_err(io)?;
         let engine = Arc::new(Self {
             groups: Arc::default(),
             raft_db,
@@ -127,13 +127,13 @@ impl Engine {
             flusher: Arc::new(flusher),
             snapshots,
             applier,
-            transport: transport(control.handle().clone(), bulk.handle().clone()),
+            transport: transport(runtimes.control(), runtimes.bulk()),
             counters,
             events: LeaderEvents::new(),
             tasks: Tasks::new(),
             starting: tokio::sync::Mutex::default(),
-            control: control.handle().clone(),
-            runtimes: Mutex::new(Some((control, bulk))),
+            control: runtimes.control(),
+            runtimes: Mutex::new(Some(runtimes)),
             disk: Arc::clone(&disk),
             config,
         });
@@ -186,7 +186,7 @@ impl Engine {
             if running.stopped().is_none() {
                 return Ok(());
             }
-            end_instance(&running).await;
+            running.end().await;
         }
         let failed = |reason: String| GroupError::Stopped { group, reason };
         let left = recovery::has_left(&self.raft_db, group).map_err(|e| failed(e.to_string()))?;
@@ -208,20 +208,29 @@ impl Engine {
                 self.end_silence(running);
                 Ok(())
             }
-            Err(reason) => {
-                tracing::error!(%group, %reason, "a group cannot start");
-                self.groups.set(group, GroupEntry::Failed(reason.clone()));
+            Err(stop) => {
+                let reason = stop.reason.clone();
+                self.note_failed(group, stop);
                 Err(failed(reason))
             }
         }
     }
 
-    async fn start_instance(&self, group: GroupId) -> Result<Group, String> {
-        let tail = recovery::load_tail(&self.raft_db, group, self.config.tail_bytes)
-            .map_err(|e| e.to_string())?;
-        let has_voted = tail.vote.is_some();
-        let log = self.log_of(group, tail);
-        self.snapshots.load(group).map_err(|e| e.to_string())?;
+    /// Says it once, however often it is tried.
+    fn note_failed(&self, group: GroupId, stop: Stop) {
+        let known = match self.groups.entry(group) {
+            Some(GroupEntry::Failed(known)) => known == stop,
+            _ => false,
+        };
+        if !known {
+            tracing::error!(%group, reason = %stop.reason, "a group cannot start");
+            self.groups.set(group, GroupEntry::Failed(stop));
+        }
+    }
+
+    async fn start_instance(&self, group: GroupId) -> Result<Group, Stop> {
+        let instance = self.flusher.open(group).await?;
+        self.snapshots.load(group)?;
         let machine = GroupMachine::open(
             group,
             Arc::clone(&self.state),
@@ -230,7 +239,16 @@ impl Engine {
             Arc::clone(&self.counters),
             Arc::clone(&self.disk),
         );
-        let machine = machine.await.map_err(|e| e.to_string())?;
+        let machine = machine.await?;
+        let (applied, _) = self.state.applied(group)?;
+        let tail = recovery::load_tail(&self.raft_db, group, applied, self.config.tail_bytes)?;
+        let has_voted = tail.vote.is_some();
+        let log = self.log_of(group, instance, tail);
+        let tail = log.tail.clone();
+        let failed = |reason: String| Stop {
+            reason,
+            damaged: tail.lock().damaged,
+        };
         let networks = GroupNetworks {
             transport: Arc::clone(&self.transport),
             group,
@@ -238,10 +256,10 @@ impl Engine {
             bulk_timeout: self.config.bulk_timeout(),
             control_timeout: self.config.election_min,
         };
-        let config = Arc::new(self.config.raft_config(has_voted)?);
+        let config = Arc::new(self.config.raft_config(has_voted).map_err(failed)?);
         let node = self.config.node;
         let raft = RaftNode::new(node.get(), config, networks, log, machine).await;
-        let raft = raft.map_err(|e| e.to_string())?;
+        let raft = raft.map_err(|e| failed(e.to_string()))?;
         let silent = has_voted && !is_alone(&raft, node).await;
         #[cfg(test)]
         let silent = silent && self.config.sabotage != Some(super::config::Sabotage::NoVoteSilence);
@@ -251,6 +269,7 @@ impl Engine {
             id: group,
             node,
             raft,
+            tail,
             gate,
             heard_ms: AtomicU64::new(0),
             started: Instant::now(),
@@ -258,9 +277,10 @@ impl Engine {
         })
     }
 
-    fn log_of(&self, group: GroupId, tail: Tail) -> GroupLog {
+    fn log_of(&self, group: GroupId, instance: InstanceId, tail: Tail) -> GroupLog {
         GroupLog {
             group,
+            instance,
             tail: SharedTail::new(tail),
             db: Arc::clone(&self.raft_db),
             flusher: Arc::clone(&self.flusher),
@@ -325,11 +345,13 @@ impl Engine {
         let _one_at_a_time = self.starting.lock().await;
         match self.groups.remove(group) {
             None => return Err(GroupError::UnknownGroup(group)),
-            Some(GroupEntry::Running(running)) => end_instance(&running).await,
+            Some(GroupEntry::Running(running)) => running.end().await,
             Some(GroupEntry::Failed(_)) => {}
         }
         let done = async {
-            self.log_of(group, Tail::new(0)).leave().await?;
+            let instance = self.flusher.open(group).await?;
+            let log = self.log_of(group, instance, Tail::new(0));
+            log.leave().await?;
             let mut batch = rocksdb::WriteBatch::default();
             self.state.delete_group(&mut batch, group);
             self.state.write(batch)?;
@@ -347,7 +369,7 @@ impl Engine {
     pub fn status(&self, group: GroupId) -> Option<GroupStatus> {
         match self.groups.entry(group)? {
             GroupEntry::Running(group) => Some(group.status()),
-            GroupEntry::Failed(reason) => Some(GroupStatus::failed(reason)),
+            GroupEntry::Failed(stop) => Some(GroupStatus::failed(stop)),
         }
     }
 
@@ -381,62 +403,12 @@ impl Engine {
         self.disk.free_bytes()
     }
 
-    /// Ends all groups, tasks and threads, and makes everything durable. Returns what did not end
-    /// by the deadline.
-    pub async fn shutdown(&self, deadline: Duration) -> Vec<&'static str> {
-        let groups: Vec<_> = self
-            .groups
-            .ids()
-            .into_iter()
-            .filter_map(|id| self.groups.running(id))
-            .collect();
-        let ends = futures::future::join_all(groups.iter().map(|group| end_instance(group)));
-        let mut late = Vec::new();
-        if tokio::time::timeout(deadline, ends).await.is_err() {
-            late.push("raft");
-        }
-        for id in self.groups.ids() {
-            self.groups.remove(id);
-        }
-        drop(groups);
-        late.extend(self.tasks.shutdown(deadline).await);
-        let flusher = Arc::clone(&self.flusher);
-        let synced = tokio::task::spawn_blocking(move || flusher.drain_and_join()).await;
-        if synced.is_err() || self.state.sync().await.is_err() {
-            tracing::error!("state could not be synced at shutdown; it is rebuilt from the log");
-        }
-        self.end_runtimes();
-        late
-    }
-
-    /// Stops as a power cut would: what the flusher has not written is lost. For tests of crashes.
-    pub fn crash(&self) {
-        self.flusher.abort();
-        self.tasks.stop().cancel();
-        self.end_runtimes();
-        for id in self.groups.ids() {
-            self.groups.remove(id);
-        }
-        self.raft_db.cancel_all_background_work(true);
-        self.state.db.cancel_all_background_work(true);
-    }
-
-    fn end_runtimes(&self) {
-        let runtimes = self
-            .runtimes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some((control, bulk)) = runtimes {
-            control.shutdown_background();
-            bulk.shutdown_background();
-        }
-    }
-
     pub(crate) fn running(&self, group: GroupId) -> Result<Arc<Group>, GroupError> {
         match self.groups.entry(group) {
             Some(GroupEntry::Running(running)) => Ok(running),
-            Some(GroupEntry::Failed(reason)) => Err(GroupError::Stopped { group, reason }),
+            Some(GroupEntry::Failed(Stop { reason, .. })) => {
+                Err(GroupError::Stopped { group, reason })
+            }
             None => Err(GroupError::UnknownGroup(group)),
         }
     }
@@ -459,20 +431,6 @@ impl Engine {
     }
 }
 
-impl Drop for Engine {
-    fn drop(&mut self) {
-        self.end_runtimes();
-    }
-}
-
-fn runtime(name: &str, threads: usize) -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name(name)
-        .enable_all()
-        .build()
-}
-
 /// Whether this node is the group's only voter: then no other's promise can be broken.
 async fn is_alone(raft: &RaftNode, node: NodeId) -> bool {
     let alone = raft.with_raft_state(move |state| {
@@ -480,13 +438,4 @@ async fn is_alone(raft: &RaftNode, node: NodeId) -> bool {
         voters.next() == Some(node.get()) && voters.next().is_none()
     });
     alone.await.unwrap_or(false)
-}
-
-async fn end_instance(group: &Group) {
-    if tokio::time::timeout(GROUP_STOP, group.raft.shutdown())
-        .await
-        .is_err()
-    {
-        tracing::error!(group = %group.id, "a group's instance did not end in time");
-    }
 }

@@ -12,6 +12,21 @@ pub enum EngineOpenError {
     /// A database did not open.
     #[error(transparent)]
     Db(#[from] DbOpenError),
+    /// `raft/` is not the one with which this node last ran.
+    #[error(
+        "{} is an older copy: it knows of {counted} starts of this node, which has had {seen}. It \
+         has forgotten votes and records that were promised to others. Put back the newest one, or \
+         move the node's whole folder aside and let it join again under a new node id",
+        path.display()
+    )]
+    OlderCopy {
+        /// The database's folder.
+        path: PathBuf,
+        /// The starts counted in it.
+        counted: u64,
+        /// The starts counted beside it.
+        seen: u64,
+    },
     /// The configuration is not one that Raft can run with.
     #[error("illegal election configuration: {reason}")]
     Config {

@@ -8,14 +8,20 @@ use maia_common::{GroupId, Index, NodeId, Term};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Instant as _, ServerState};
 
+use super::groups::Stop;
+use super::log::store::SharedTail;
 use super::types::{RaftNode, node_of, position_of, term_of};
 use maia_common::Position;
+
+/// How long a group's instance may take to end.
+const STOP: Duration = Duration::from_secs(5);
 
 /// One running group.
 pub(crate) struct Group {
     pub(crate) id: GroupId,
     pub(crate) node: NodeId,
     pub(crate) raft: RaftNode,
+    pub(crate) tail: SharedTail,
     /// Bounds the proposals in flight.
     pub(crate) gate: Gate,
     /// When a leader last spoke to this node, in milliseconds since `started`; 0: never.
@@ -82,11 +88,13 @@ pub struct GroupStatus {
     pub millis_since_leader: Option<u64>,
     /// Why the group has stopped here, if it has.
     pub stopped: Option<String>,
+    /// Whether it has stopped because its storage is damaged: a restart is of no use.
+    pub damaged: bool,
 }
 
 impl GroupStatus {
     /// The status of a group that could not be started.
-    pub(crate) fn failed(reason: String) -> Self {
+    pub(crate) fn failed(stop: Stop) -> Self {
         Self {
             role: Role::Stopped,
             term: Term::default(),
@@ -100,7 +108,8 @@ impl GroupStatus {
             followers: Vec::new(),
             millis_since_quorum_ack: None,
             millis_since_leader: None,
-            stopped: Some(reason),
+            stopped: Some(stop.reason),
+            damaged: stop.damaged,
         }
     }
 }
@@ -121,6 +130,12 @@ impl GroupStatus {
         }
     }
 
+    /// Whether the group has stopped over something that may pass, such as a full disk.
+    #[must_use]
+    pub fn may_be_revived(&self) -> bool {
+        self.stopped.is_some() && !self.damaged
+    }
+
     /// How many records a follower of the group that is led here is behind.
     #[must_use]
     pub fn lag_entries(&self, follower: &Follower) -> u64 {
@@ -133,6 +148,14 @@ impl Group {
     /// Whether this node must not vote yet.
     pub(crate) fn is_silent(&self, now: Instant) -> bool {
         self.silent_until.is_some_and(|until| now < until)
+    }
+
+    /// Ends the instance.
+    pub(crate) async fn end(&self) {
+        let ended = tokio::time::timeout(STOP, self.raft.shutdown()).await;
+        if ended.is_err() {
+            tracing::error!(group = %self.id, "a group's instance did not end in time");
+        }
     }
 
     /// Why the instance has stopped, if it has.
@@ -196,6 +219,7 @@ impl Group {
             millis_since_quorum_ack: m.last_quorum_acked.map(|at| millis(at.elapsed())),
             millis_since_leader: (role != Role::Leader).then(|| self.millis_since_leader()),
             stopped: m.running_state.as_ref().err().map(ToString::to_string),
+            damaged: m.running_state.is_err() && self.tail.lock().damaged,
         }
     }
 

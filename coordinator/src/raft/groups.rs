@@ -1,6 +1,7 @@
 //! Which groups run on this node. Shared by the engine and the receiving side.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use maia_common::GroupId;
@@ -12,7 +13,24 @@ use super::group::Group;
 pub(crate) enum GroupEntry {
     Running(Arc<Group>),
     /// It could not be started, and why.
-    Failed(String),
+    Failed(Stop),
+}
+
+/// Why a group does not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stop {
+    pub(crate) reason: String,
+    /// Its storage is damaged: to try again is of no use.
+    pub(crate) damaged: bool,
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self {
+            reason: error.to_string(),
+            damaged: error.kind() == io::ErrorKind::InvalidData,
+        }
+    }
 }
 
 /// The groups of a node.

@@ -5,6 +5,7 @@
 //! | --- | --- | --- | --- |
 //! | `raft/` | `log` | group u64 BE, index u64 BE | a framed `maia.raft.v1.LogEntry` |
 //! | `raft/` | `hard_state` | group u64 BE, [`HardState`] u8 | by kind |
+//! | `raft/` | `hard_state` | [`STARTS_KEY`] | how often the node was started, u64 BE |
 //! | `raft/` | `quarantine` | reserved | |
 //! | `state/` | `meta`, `changes`, `data`, `dedup` | group u64 BE, the applier's suffix | the applier's |
 //! | `state/` | `marks` | group u64 BE, suffix; those that begin with 0 are the engine's | |
@@ -13,6 +14,8 @@ use maia_common::GroupId;
 
 /// Bytes of the group's id before every key.
 pub const GROUP_PREFIX_BYTES: usize = 8;
+/// Key in `hard_state` of how often the node was started; stands behind those of all groups.
+pub(crate) const STARTS_KEY: &[u8] = b"\xff\xff\xff\xff\xff\xff\xff\xffstarts";
 /// First byte of those suffixes in `marks` that belong to the engine, not to the applier.
 pub(crate) const ENGINE_MARK: u8 = 0;
 /// Suffix in `marks` under which the applied position and the membership stand.

@@ -135,7 +135,8 @@ impl GroupLoop {
         }
     }
 
-    /// Starts instances anew that stopped over an error, such as a full disk: it may be gone.
+    /// Starts instances anew that stopped over an error, such as a full disk: it may be gone. One
+    /// whose storage is damaged stays down until an operator has looked at it.
     fn revive(&mut self) {
         if self.revived_at.elapsed() < REVIVE_EVERY {
             return;
@@ -145,7 +146,7 @@ impl GroupLoop {
         let stopped = engine.group_ids().into_iter().filter(|group| {
             engine
                 .status(*group)
-                .is_some_and(|status| status.stopped.is_some())
+                .is_some_and(|status| status.may_be_revived())
         });
         for group in stopped.collect::<Vec<_>>() {
             self.begin(Command::Start(group));

@@ -15,3 +15,4 @@ pub(crate) mod reader;
 pub(crate) mod recovery;
 pub(crate) mod store;
 pub(crate) mod tail;
+pub(crate) mod work;

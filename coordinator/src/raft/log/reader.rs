@@ -13,7 +13,7 @@ use openraft::{OptionalSend, RaftLogReader};
 use rocksdb::{DB, Direction, IteratorMode, ReadOptions};
 
 use super::super::codec;
-use super::super::db::{CF_LOG, family};
+use super::super::db::{CF_LOG, family, io_error};
 use super::super::keys::{index_of_log_key, log_key};
 use super::super::types::{RaftEntry, RaftVote, TypeConfig};
 use super::store::{GroupLog, SharedTail};
@@ -106,11 +106,17 @@ impl LogReader {
             Ok(found) => Ok(found),
             // Purged meanwhile: those entries are no longer part of the log.
             Err((index, _)) if index < self.tail.lock().clip(index, end).0 => Ok((Vec::new(), 0)),
-            Err((index, error)) => Err(self.damaged(index, &error)),
+            Err((index, error)) => Err(self.failed(index, error)),
         }
     }
 
-    fn damaged(&self, index: u64, error: &EntryReadError) -> io::Error {
+    fn failed(&self, index: u64, error: EntryReadError) -> io::Error {
+        if let EntryReadError::Db(error) = &error
+            && error.kind() != rocksdb::ErrorKind::Corruption
+        {
+            return io_error(error.clone());
+        }
+        self.tail.lock().damaged = true;
         io::Error::new(
             io::ErrorKind::InvalidData,
             format!(

@@ -1,16 +1,18 @@
-//! Reads a group's hard state and the ends of its log when the group starts.
+//! Reads a group's hard state and the ends of its log when the group starts, and checks what is
+//! between: a hole that nobody notices would be acknowledged (I2).
 
+use std::fmt::Display;
 use std::io;
 
 use bytes::Bytes;
 use maia_common::GroupId;
-use rocksdb::{DB, Direction, IteratorMode};
+use rocksdb::{DB, Direction, IteratorMode, ReadOptions};
 
-use super::super::codec::{self, CodecError};
+use super::super::codec;
 use super::super::db::{CF_HARD_STATE, CF_LOG, family, io_error};
 use super::super::keys::{HardState, group_range, hard_key, index_of_log_key, log_key};
-use super::super::types::next_index;
-use super::tail::Tail;
+use super::super::types::{RaftLogId, next_index, term_of};
+use super::tail::{EntryReadError, Tail};
 
 /// Whether this node has left the group.
 pub(crate) fn has_left(db: &DB, group: GroupId) -> io::Result<bool> {
@@ -18,8 +20,18 @@ pub(crate) fn has_left(db: &DB, group: GroupId) -> io::Result<bool> {
 }
 
 /// The group's tail as the disk has it: nothing in memory yet.
-pub(crate) fn load_tail(db: &DB, group: GroupId, cap_bytes: usize) -> io::Result<Tail> {
-    let damaged = |what: &str, error: &CodecError| {
+/// What is `applied` is not needed any more to go on; all after it must be there without a hole, and
+/// its terms must not fall.
+///
+/// # Errors
+/// Of kind `InvalidData` when what the disk has is not what was written.
+pub(crate) fn load_tail(
+    db: &DB,
+    group: GroupId,
+    applied: Option<RaftLogId>,
+    cap_bytes: usize,
+) -> io::Result<Tail> {
+    let damaged = |what: &str, error: &dyn Display| {
         io::Error::new(
             io::ErrorKind::InvalidData,
             format!(
@@ -48,15 +60,49 @@ pub(crate) fn load_tail(db: &DB, group: GroupId, cap_bytes: usize) -> io::Result
         tail.last = Some(entry.log_id).max(tail.last);
     }
     if tail.last > tail.purged && !has_entry(db, group, tail.first)? {
-        let missing = CodecError::Missing("record after the purged ones");
+        let missing = EntryReadError::Missing;
         return Err(damaged(
             &format!("log record at index {}", tail.first),
             &missing,
         ));
     }
+    match check(db, group, applied.max(tail.purged)) {
+        Ok(()) => {}
+        Err((_, EntryReadError::Db(error))) => return Err(io_error(error)),
+        Err((index, error)) => {
+            return Err(damaged(&format!("log record at index {index}"), &error));
+        }
+    }
     // The committed id is written without sync of its own: it never leads the log.
     tail.committed = tail.committed.min(tail.last);
     Ok(tail)
+}
+
+/// Whether all entries after this one stand there in order; one at a time is in memory.
+fn check(db: &DB, group: GroupId, after: Option<RaftLogId>) -> Result<(), (u64, EntryReadError)> {
+    let (_, end) = group_range(group);
+    let mut index = next_index(after.as_ref());
+    let mut before = after.as_ref().map_or(0, term_of);
+    let mut options = ReadOptions::default();
+    options.set_iterate_upper_bound(end);
+    let first = log_key(group, index);
+    let mode = IteratorMode::From(&first, Direction::Forward);
+    for item in db.iterator_cf_opt(family(db, CF_LOG), options, mode) {
+        let (key, value) = item.map_err(|e| (index, e.into()))?;
+        if index_of_log_key(&key) != Some(index) {
+            return Err((index, EntryReadError::Missing));
+        }
+        let entry = codec::decode_entry(Bytes::from(value)).map_err(|e| (index, e.into()))?;
+        if entry.log_id.index() != index {
+            return Err((index, EntryReadError::WrongIndex(entry.log_id.index())));
+        }
+        let term = term_of(&entry.log_id);
+        if term < before {
+            return Err((index, EntryReadError::FallingTerm { term, before }));
+        }
+        (index, before) = (index + 1, term);
+    }
+    Ok(())
 }
 
 fn read_hard(db: &DB, group: GroupId, kind: HardState) -> io::Result<Option<Bytes>> {

@@ -14,9 +14,10 @@ use tokio::sync::oneshot;
 use super::super::codec;
 use super::super::state::db::StateDb;
 use super::super::types::{RaftEntry, RaftLogId, RaftVote, TypeConfig, next_index};
-use super::flusher::{Flusher, Work};
+use super::flusher::Flusher;
 use super::reader::LogReader;
 use super::tail::Tail;
+use super::work::{InstanceId, Piece, Work};
 
 /// A group's tail, shared by its core, its readers and the flusher.
 #[derive(Clone)]
@@ -32,10 +33,11 @@ impl SharedTail {
     }
 }
 
-/// The log store of one group.
+/// The log store of one instance of a group.
 #[derive(Clone)]
 pub(crate) struct GroupLog {
     pub(crate) group: GroupId,
+    pub(crate) instance: InstanceId,
     pub(crate) tail: SharedTail,
     pub(crate) db: Arc<DB>,
     pub(crate) flusher: Arc<Flusher>,
@@ -49,17 +51,25 @@ impl GroupLog {
         work: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Work,
     ) -> io::Result<()> {
         let (done, written) = oneshot::channel();
-        self.flusher.push(work(done));
+        self.push(work(done));
         match written.await {
             Ok(result) => result.map_err(io::Error::other),
             Err(_) => Err(io::Error::other("the log store is shut down")),
         }
     }
 
+    fn push(&self, work: Work) {
+        let (group, instance) = (self.group, self.instance);
+        self.flusher.push(Piece {
+            group,
+            instance,
+            work,
+        });
+    }
+
     /// Stores the group's tombstone and deletes its log.
     pub(crate) async fn leave(&self) -> io::Result<()> {
-        let group = self.group;
-        self.durable(|done| Work::Leave { group, done }).await
+        self.durable(|done| Work::Leave { done }).await
     }
 }
 
@@ -92,10 +102,9 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     }
 
     async fn save_vote(&mut self, vote: &RaftVote) -> Result<(), io::Error> {
-        let (group, bytes) = (self.group, codec::encode_vote(vote));
+        let vote_bytes = codec::encode_vote(vote);
         self.durable(|done| Work::Vote {
-            group,
-            vote: bytes,
+            vote: vote_bytes,
             done,
         })
         .await?;
@@ -106,8 +115,11 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     async fn save_committed(&mut self, committed: Option<RaftLogId>) -> Result<(), io::Error> {
         self.tail.lock().committed = committed;
         if let Some(committed) = committed {
-            self.flusher
-                .note_committed(self.group, codec::encode_log_id(&committed));
+            self.flusher.note_committed(
+                self.group,
+                self.instance,
+                codec::encode_log_id(&committed),
+            );
         }
         Ok(())
     }
@@ -128,8 +140,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         let (entries, append) = self.tail.lock().append(entries.into_iter());
         let bytes = entries.iter().map(|e| e.bytes.len()).sum();
         let room = self.flusher.room(bytes).await?;
-        self.flusher.push(Work::Append {
-            group: self.group,
+        self.push(Work::Append {
             entries,
             tail: self.tail.clone(),
             append,
@@ -140,19 +151,17 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     }
 
     async fn truncate_after(&mut self, last: Option<RaftLogId>) -> Result<(), io::Error> {
-        let (group, from) = (self.group, next_index(last.as_ref()));
+        let from = next_index(last.as_ref());
         self.tail.lock().truncate(from, last);
-        self.durable(|done| Work::Truncate { group, from, done })
-            .await
+        self.durable(|done| Work::Truncate { from, done }).await
     }
 
     async fn purge(&mut self, upto: RaftLogId) -> Result<(), io::Error> {
         // What apply made of the purged entries must not be lost with the power.
         self.state.sync().await?;
         self.tail.lock().purge(upto);
-        let (group, purged) = (self.group, codec::encode_log_id(&upto));
+        let purged = codec::encode_log_id(&upto);
         self.durable(|done| Work::Purge {
-            group,
             upto: upto.index(),
             purged,
             done,

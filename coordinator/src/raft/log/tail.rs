@@ -26,6 +26,8 @@ pub(crate) struct Tail {
     pub(crate) last: Option<RaftLogId>,
     /// The index of the log's first entry, or where the next one will stand when it has none.
     pub(crate) first: u64,
+    /// Whether the disk gave back something else than what was written: a restart is of no use.
+    pub(crate) damaged: bool,
     kept: VecDeque<Kept>,
     kept_bytes: usize,
     cap_bytes: usize,
@@ -48,6 +50,7 @@ impl Tail {
             purged: None,
             last: None,
             first: 0,
+            damaged: false,
             kept: VecDeque::new(),
             kept_bytes: 0,
             cap_bytes,
@@ -175,6 +178,8 @@ pub(crate) enum EntryReadError {
     Codec(#[from] CodecError),
     #[error("the entry is not there")]
     Missing,
+    #[error("its term {term} is below term {before} of the entry before it")]
+    FallingTerm { term: u64, before: u64 },
     #[error("the entry's own index is {0}")]
     WrongIndex(u64),
     #[error("{0}")]

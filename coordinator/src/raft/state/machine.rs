@@ -52,10 +52,11 @@ impl GroupMachine {
     ) -> io::Result<Self> {
         if state.is_installing(group)? {
             let current = snapshots.current(group).ok_or_else(|| {
-                io::Error::other(format!(
+                let text = format!(
                     "group {group} stopped while it installed a snapshot, and the snapshot's file \
                      is gone; remove this node from the group and add a new node"
-                ))
+                );
+                io::Error::new(io::ErrorKind::InvalidData, text)
             })?;
             install::install(&state, group, &current.meta, &current.snapshot).await?;
         }

@@ -7,7 +7,7 @@ use maia_common::{GroupId, NodeId};
 
 use super::super::*;
 use super::faults::{FaultyTransport, Net, copy_files};
-use super::harness::{Keeper, nodes};
+use super::harness::{Keeper, PATIENCE, gone, nodes};
 
 pub(super) const NODES: [u64; 3] = [1, 2, 3];
 
@@ -110,6 +110,16 @@ impl Field {
         });
         // The old folder may still be in use by what is just ending.
         let _ = cut.await.unwrap();
+    }
+
+    /// Shuts all nodes down: nothing of them runs on when the test's process ends.
+    pub(super) async fn end(&self) {
+        let engines = std::mem::take(&mut *self.up.lock().unwrap());
+        for (id, engine) in engines {
+            self.net.unplug(NodeId::new(id));
+            engine.shutdown(PATIENCE).await;
+            gone(engine).await;
+        }
     }
 
     fn node_dir(&self, id: u64, generation: u64) -> std::path::PathBuf {

@@ -194,7 +194,9 @@ impl Cluster {
     /// Takes the node down as a power cut would.
     pub(super) async fn kill(&mut self, id: u64) {
         let node = self.up.remove(&id).unwrap();
-        node.engine.crash();
+        let engine = Arc::clone(&node.engine);
+        let crashed = tokio::task::spawn_blocking(move || engine.crash());
+        crashed.await.unwrap();
         gone(node.engine).await;
     }
 

@@ -59,13 +59,12 @@ async fn stale_read_happens(sabotage: Option<Sabotage>) -> bool {
     field.net.cut(NodeId::new(b), NodeId::new(a));
     field.start(b).await;
     let second = acknowledged_by_others(&field, &[b, c]).await;
-    match engine_a
+    let read = engine_a
         .read_barrier(G, within(Duration::from_millis(500)))
-        .await
-    {
-        Ok(position) => position < second,
-        Err(_) => false,
-    }
+        .await;
+    drop((engine_a, engine_c));
+    field.end().await;
+    read.is_ok_and(|position| position < second)
 }
 
 /// Has these nodes elect one of them and acknowledge a record.

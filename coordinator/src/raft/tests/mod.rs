@@ -2,6 +2,7 @@
 //! the torture.
 
 mod cluster;
+mod damage;
 mod faults;
 mod field;
 mod harness;

@@ -149,7 +149,9 @@ async fn a_damaged_record_stops_its_group_only() {
     ] {
         assert!(error.contains(word), "{word} is not in: {error}");
     }
-    assert!(node.engine.status(bad).unwrap().stopped.is_some());
+    let status = node.engine.status(bad).unwrap();
+    assert!(status.stopped.is_some());
+    assert!(!status.may_be_revived(), "rot does not pass: {status:?}");
     node.engine.start_group(good).await.unwrap();
     propose(&node, good, "on").await;
 
@@ -171,7 +173,7 @@ async fn a_stopped_instance_is_started_anew() {
     let instance = node.engine.running(G).unwrap();
     instance.raft.shutdown().await.unwrap();
     until("it has stopped", || {
-        node.engine.status(G).unwrap().stopped.is_some()
+        node.engine.status(G).unwrap().may_be_revived()
     })
     .await;
     let refused = node.engine.propose(G, record("x"), within(PATIENCE)).await;

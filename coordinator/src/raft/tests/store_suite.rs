@@ -36,11 +36,13 @@ impl StoreBuilder<TypeConfig, GroupLog, GroupMachine, TempDir> for Builder {
         let state = Arc::new(StateDb::new(state));
         let counters = Arc::new(Counters::default());
         let flusher = Flusher::start(Arc::clone(&raft), Arc::clone(&counters)).unwrap();
+        let flusher = Arc::new(flusher);
         let log = GroupLog {
             group,
+            instance: flusher.open(group).await.unwrap(),
             tail: SharedTail::new(Tail::new(self.tail_bytes)),
             db: raft,
-            flusher: Arc::new(flusher),
+            flusher,
             state: Arc::clone(&state),
         };
         let snapshots = Arc::new(SnapshotStore::open(dir.path()).unwrap());

@@ -223,9 +223,7 @@ async fn torture(seed: u64, how_long: Duration, sabotage: Option<Sabotage>) -> V
         history.acknowledged.lock().unwrap().len(),
         history.reads.load(Ordering::Relaxed),
     );
-    for engine in field.engines() {
-        engine.shutdown(Duration::from_secs(5)).await;
-    }
+    field.end().await;
     history.findings.0.lock().unwrap().clone()
 }
 
