@@ -40,7 +40,9 @@ impl Engine {
         }
         let runtimes = self.take_runtimes();
         let ended = tokio::task::spawn_blocking(|| {
-            runtimes.into_iter().for_each(|r| r.end(RUNTIME_STOP));
+            if let Some(runtimes) = runtimes {
+                runtimes.end(RUNTIME_STOP);
+            }
         });
         if ended.await.is_err() {
             late.push("raft-runtimes");
