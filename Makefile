@@ -7,11 +7,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/maia-edge/target
-# ccache, where it is installed, saves RocksDB's build after `cargo clean`; it is not needed.
-ifneq ($(wildcard /usr/lib/ccache/g++),)
+# ccache, where it is installed, saves RocksDB's build after `cargo clean`; it is not needed. The
+# folder may come into being by `make setup`, so it is not looked for here.
 export PATH := /usr/lib/ccache:$(PATH)
 export CCACHE_DIR ?= $(HOME)/.cache/maia-edge/ccache
-endif
 
 FLAGS := --workspace --locked --release
 BIN := $(CARGO_TARGET_DIR)/release

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -60,6 +61,21 @@ impl Tasks {
             let _listed = listed;
             task.await;
         }));
+    }
+
+    /// Starts a task on another runtime; else as [`Tasks::spawn`].
+    pub fn spawn_on(
+        &self,
+        runtime: &Handle,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let listed = self.list(name);
+        let task = async move {
+            let _listed = listed;
+            task.await;
+        };
+        drop(self.tracker.spawn_on(task, runtime));
     }
 
     /// Starts a task that is dropped at its next await when the owner stops.

@@ -11,6 +11,7 @@ use maia_common::position::{Generation, Revision};
 use maia_common::runtime::Tasks;
 use maia_common::wire::feed as wire;
 use maia_common::wire::feed::down::Kind;
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -38,12 +39,15 @@ pub struct FeedService {
     store: Arc<dyn Metastore>,
     cluster: Cluster,
     tasks: Tasks,
+    /// Streams run here, beside the API, not where Raft's messages are received.
+    runtime: Handle,
 }
 
 type Outbox = mpsc::Sender<Result<wire::Down, Status>>;
 
 impl FeedService {
-    /// Serves what `hub` hands out; streams belong to `tasks`.
+    /// Serves what `hub` hands out; streams belong to `tasks`, and run on the runtime that this is
+    /// called on.
     #[must_use]
     pub fn new(hub: Arc<Hub>, store: Arc<dyn Metastore>, cluster: Cluster, tasks: Tasks) -> Self {
         Self {
@@ -51,6 +55,7 @@ impl FeedService {
             store,
             cluster,
             tasks,
+            runtime: Handle::current(),
         }
     }
 
@@ -128,8 +133,11 @@ impl wire::feed_server::Feed for FeedService {
             cluster: self.cluster.clone(),
             seat,
         };
+        let stop = self.tasks.stop().clone();
         self.tasks
-            .spawn_until_stop("feed stream", stream.run(ups, last));
+            .spawn_on(&self.runtime, "feed stream", async move {
+                let _ended = stop.run_until_cancelled(stream.run(ups, last)).await;
+            });
         Ok(Response::new(Box::pin(ReceiverStream::new(inbox))))
     }
 }

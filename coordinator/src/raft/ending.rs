@@ -13,6 +13,9 @@ use super::runtimes::Runtimes;
 /// How long the engine's runtimes may take to end, each.
 const RUNTIME_STOP: Duration = Duration::from_secs(5);
 
+/// The same where nobody asked for the end in order.
+const DROP_PATIENCE: Duration = Duration::from_secs(2);
+
 impl Engine {
     /// Ends all groups, tasks and threads, and makes everything durable. Returns what did not end
     /// by the deadline.
@@ -81,9 +84,19 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // An engine that was not shut down, as after an error at the start: nobody can wait here.
-        self.take_runtimes()
-            .into_iter()
-            .for_each(Runtimes::end_in_background);
+        // An engine that was not shut down, as after an error at the start. A thread of its own waits,
+        // since this one may be a runtime's; without the wait a database could be closed by a thread
+        // that outlives `main`, which aborts the process.
+        let Some(runtimes) = self.take_runtimes() else {
+            return;
+        };
+        let flusher = Arc::clone(&self.flusher);
+        let ended = std::thread::spawn(move || {
+            flusher.drain_and_join();
+            runtimes.end(DROP_PATIENCE);
+        });
+        if ended.join().is_err() {
+            tracing::error!("the engine's threads could not be ended");
+        }
     }
 }

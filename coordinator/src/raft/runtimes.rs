@@ -1,5 +1,5 @@
 //! The engine's own two runtimes: one for cores, heartbeats and control connections, one for bulk
-//! connections. Ended together: in order by whoever can wait, else in the background.
+//! connections. Ended together, by whoever can wait.
 
 use std::io;
 use std::time::Duration;
@@ -34,12 +34,6 @@ impl Runtimes {
     pub(crate) fn end(self, patience: Duration) {
         self.control.shutdown_timeout(patience);
         self.bulk.shutdown_timeout(patience);
-    }
-
-    /// Ends both without waiting.
-    pub(crate) fn end_in_background(self) {
-        self.control.shutdown_background();
-        self.bulk.shutdown_background();
     }
 }
 

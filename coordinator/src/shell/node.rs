@@ -224,7 +224,7 @@ impl Parts {
         })
     }
 
-    /// On the engine's own runtime: data load elsewhere must not delay heartbeats.
+    /// On the engine's own runtime: requests at the API must not delay heartbeats.
     fn serve_rpc(&self, key: &ClusterKey, listener: TcpListener, peer: PeerService) {
         let check = key.interceptor().check();
         let feed = FeedService::new(
@@ -246,17 +246,18 @@ impl Parts {
             ))
             .add_service(InterceptedService::new(FeedServer::new(feed), check));
         let stop = self.tasks.stop().clone();
-        self.tasks.spawn("rpc listener", async move {
-            // The builder's own setting does not reach connections that are accepted elsewhere, and
-            // without it each answer waits for a delayed acknowledgement.
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let ended = stop
-                .run_until_cancelled(server.serve_with_incoming(incoming))
-                .await;
-            if let Some(Err(error)) = ended {
-                tracing::error!(%error, "the rpc listener ended");
-            }
-        });
+        self.tasks
+            .spawn_on(&self.engine.runtime(), "rpc listener", async move {
+                // The builder's own setting does not reach connections that are accepted elsewhere, and
+                // without it each answer waits for a delayed acknowledgement.
+                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                let ended = stop
+                    .run_until_cancelled(server.serve_with_incoming(incoming))
+                    .await;
+                if let Some(Err(error)) = ended {
+                    tracing::error!(%error, "the rpc listener ended");
+                }
+            });
     }
 
     fn api(&self, config: &Config, data: DataService) -> Api {
