@@ -91,6 +91,13 @@ impl FeedService {
 impl wire::feed_server::Feed for FeedService {
     type SubscribeStream = Pin<Box<dyn Stream<Item = Result<wire::Down, Status>> + Send>>;
 
+    async fn lookup(
+        &self,
+        _request: Request<wire::LookupRequest>,
+    ) -> Result<Response<wire::LookupAnswer>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn subscribe(
         &self,
         request: Request<Streaming<wire::Up>>,

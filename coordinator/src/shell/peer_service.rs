@@ -160,6 +160,13 @@ impl wire::peer_server::Peer for PeerService {
         }))
     }
 
+    async fn proxies(
+        &self,
+        _request: Request<wire::ProxiesRequest>,
+    ) -> Result<Response<wire::ProxiesReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn hint(
         &self,
         request: Request<wire::HintRequest>,

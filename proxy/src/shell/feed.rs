@@ -154,6 +154,7 @@ impl Follower {
             region: self.region.clone(),
             last_revision: if resync { 0 } else { revision.get() },
             generation: generation.get(),
+            topology_only: false,
         }
     }
 

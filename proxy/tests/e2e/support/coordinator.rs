@@ -260,6 +260,13 @@ impl Service {
 impl feed_server::Feed for Service {
     type SubscribeStream = Pin<Box<dyn tokio_stream::Stream<Item = Down> + Send>>;
 
+    async fn lookup(
+        &self,
+        _request: Request<wire::LookupRequest>,
+    ) -> Result<Response<wire::LookupAnswer>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn subscribe(
         &self,
         request: Request<Streaming<wire::Up>>,
