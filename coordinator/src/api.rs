@@ -11,6 +11,7 @@ mod latches;
 mod metrics;
 mod placements;
 mod problem;
+mod regions;
 mod router;
 
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ use crate::raft::Engine;
 use crate::shell::cluster::Cluster;
 use crate::shell::data::DataService;
 use crate::shell::placements::Placements;
+use crate::shell::regions::Regions;
 use crate::shell::vitals::Vitals;
 
 pub use latches::Latches;
@@ -42,6 +44,8 @@ pub struct Parts {
     pub auth: Auth,
     /// Placements.
     pub placements: Placements,
+    /// Regions.
+    pub regions: Regions,
     /// The built-in origin.
     pub data: DataService,
     /// For states of groups.

@@ -32,6 +32,7 @@ use super::identity::{self, FolderLock, IdentityError};
 use super::peer_service::PeerService;
 use super::peers::{Directory, Peers};
 use super::placements::Placements;
+use super::regions::Regions;
 use super::vitals::{self, Vitals};
 use crate::api::{self, Api};
 use crate::config::Config;
@@ -266,6 +267,8 @@ impl Parts {
             self.cluster.clone(),
             data.clone(),
         );
+        let store = Arc::clone(&self.store) as Arc<dyn Metastore>;
+        let regions = Regions::new(store, self.cluster.clone());
         let vitals = Arc::<ArcSwap<Vitals>>::default();
         let sampled = vitals::sample(Arc::clone(&self.engine), Arc::clone(&vitals));
         self.tasks.spawn_until_stop("vitals", sampled);
@@ -273,6 +276,7 @@ impl Parts {
             me: self.me.clone(),
             auth: config.auth.clone(),
             placements,
+            regions,
             data,
             engine: Arc::clone(&self.engine),
             store: Arc::clone(&self.store) as Arc<dyn Metastore>,
