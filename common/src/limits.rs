@@ -52,8 +52,9 @@ pub const MAX_EVENTS: u64 = 10_000;
 pub const MAX_TXN_OPERATIONS: usize = 4 * MAX_LOAD_ITEMS + 4 * MAX_GROUPS;
 /// What is remembered with a client's idempotency key for the answer to a repetition.
 pub const MAX_MEMO_BYTES: usize = 4096;
-/// Failed lines of a load that are remembered with its idempotency key; of others only the count.
-pub const MAX_REMEMBERED_FAILURES: usize = 64;
+/// Failed lines of a load that are remembered with its idempotency key; of others only the count. So
+/// many have room in `MAX_MEMO_BYTES`.
+pub const MAX_REMEMBERED_FAILURES: usize = 16;
 /// The largest value under one metastore key.
 pub const MAX_META_VALUE_BYTES: usize = 64 << 10;
 /// Rows in one page of a list.

@@ -57,6 +57,8 @@ struct Report {
     changed: u64,
     unchanged: u64,
     failed: Vec<Failure>,
+    #[serde(default)]
+    failed_omitted: usize,
 }
 
 /// Sends batches; shared by all that are in flight, on one thread.
@@ -98,6 +100,11 @@ impl<'a> Sender<'a> {
         loop {
             let asked = self.coordinator.get();
             let (trouble, waiting) = match self.ask(asked, &rest, &key).await {
+                Ok(report) if report.failed_omitted > 0 => {
+                    // The answer to a repetition does not name all: as a new request it does.
+                    key = new_key();
+                    continue;
+                }
                 Ok(report) => {
                     let waiting = settle(&mut done, report, &mut rest);
                     let Some(first) = waiting.first() else {

@@ -93,6 +93,12 @@ impl Transaction {
         self
     }
 
+    /// How many comparisons and operations it has.
+    #[cfg(test)]
+    pub fn size(&self) -> usize {
+        self.0.compares.len() + self.0.operations.len()
+    }
+
     /// What it demands.
     #[cfg(test)]
     pub fn compares(&self) -> &[wire::Compare] {

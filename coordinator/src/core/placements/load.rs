@@ -228,3 +228,7 @@ impl<'a> LoadPlan<'a> {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "load_test.rs"]
+mod tests;
