@@ -26,8 +26,23 @@ pub const MAX_GROUPS: usize = 64;
 pub const MAX_REGIONS: usize = 16;
 /// Voters of one group; more members are learners. Five tolerate two faults; more slow each write.
 pub const MAX_VOTERS: usize = 5;
-/// Revisions that the metastore's watch history keeps; a watcher further behind resyncs.
+/// Revisions that the metastore's watch history keeps, and for which it knows a transaction by its
+/// id; a watcher further behind resyncs, a retry that comes later is a new transaction.
 pub const WATCH_HISTORY_REVISIONS: u64 = 100_000;
+/// Bytes of the watch history: a load of many tenants writes a few MB/s, so this is half a minute of
+/// it, and what a snapshot of the metastore carries beside its keys.
+pub const WATCH_HISTORY_BYTES: u64 = 64 << 20;
+/// Old revisions that one transaction drops from the history at most: bounds the apply step. One
+/// revision is added each time, so the history shrinks to its caps within a few transactions.
+pub const MAX_HISTORY_DROPS: u64 = 1024;
+/// The largest body of a load of placements, and the most tenants in it: one metastore transaction
+/// with up to four parts for each tenant (see `MAX_TXN_OPERATIONS`).
+pub const MAX_LOAD_BODY_BYTES: usize = 1 << 20;
+/// See [`MAX_LOAD_BODY_BYTES`].
+pub const MAX_LOAD_ITEMS: usize = 1000;
+/// How long a load waits for new groups to elect their first leader, before it reports their
+/// tenants as failed and goes on with the others.
+pub const LOAD_GROUP_PATIENCE: Duration = Duration::from_secs(5);
 /// Events kept in the metastore; older ones are dropped by the transaction that adds one.
 pub const MAX_EVENTS: u64 = 10_000;
 /// Operations of one metastore transaction: bounds the record and the apply step.

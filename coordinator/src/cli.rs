@@ -12,6 +12,7 @@ mod args;
 mod cluster;
 mod config;
 mod demo;
+mod load;
 mod print;
 mod session;
 mod tenant;

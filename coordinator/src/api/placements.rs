@@ -17,6 +17,7 @@ use super::extract::Checked;
 use super::problem::ApiError;
 use super::{Api, deadline};
 use crate::core::placements::Expected;
+use crate::core::placements::load::parse;
 use crate::shell::placements::{PlacementView, PutRequest, unknown_tenant};
 
 type Answer = Result<Response, ApiError>;
@@ -151,6 +152,29 @@ pub async fn put(
         StatusCode::OK
     };
     Ok(answer(status, &put.view))
+}
+
+/// Places many tenants: one JSON object a line.
+pub async fn load(
+    State(api): State<Api>,
+    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Answer {
+    let too_large = |text| ApiError::new(ErrorCode::BodyTooLarge, text);
+    let body = body.map_err(|_| {
+        too_large(format!(
+            "a load has at most {} bytes: send several",
+            limits::MAX_LOAD_BODY_BYTES
+        ))
+    })?;
+    let lines = parse(&body).map_err(|error| ApiError::invalid(error.to_string()))?;
+    if lines.len() > limits::MAX_LOAD_ITEMS {
+        return Err(too_large(format!(
+            "a load has at most {} tenants: send several",
+            limits::MAX_LOAD_ITEMS
+        )));
+    }
+    let loaded = api.parts.placements.load(&lines, deadline()).await?;
+    Ok(Json(loaded).into_response())
 }
 
 /// Takes a placement away.

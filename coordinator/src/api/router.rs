@@ -38,6 +38,10 @@ pub fn router(api: Api) -> Router {
         .route("/admin/tenants/{tenant}/placement", post(placements::put))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::admin))
         .layer(DefaultBodyLimit::max(limits::MAX_ADMIN_BODY_BYTES));
+    let loads = Router::new()
+        .route("/v1/placements", post(placements::load))
+        .route_layer(middleware::from_fn_with_state(api.clone(), auth::admin))
+        .layer(DefaultBodyLimit::max(limits::MAX_LOAD_BODY_BYTES));
     let data = Router::new()
         .route("/v1/data/{kind}", get(data::list))
         .route(
@@ -53,6 +57,7 @@ pub fn router(api: Api) -> Router {
         .merge(read)
         .merge(placement_reads)
         .merge(placement_writes)
+        .merge(loads)
         .merge(data)
         .layer(middleware::from_fn_with_state(api.clone(), gate))
         .route("/livez", get(|| async { "ok\n" }))

@@ -132,6 +132,32 @@ impl Api {
     }
 }
 
+impl Api {
+    /// POST of newline-separated JSON to one coordinator, counted round from the first; every answer
+    /// is fine, only silence is an error.
+    ///
+    /// # Errors
+    /// That coordinator does not connect, or the connection broke.
+    pub async fn post_lines(
+        &self,
+        coordinator: usize,
+        path: &str,
+        body: bytes::Bytes,
+    ) -> anyhow::Result<Answer> {
+        let known = self.urls.len().max(1);
+        let Some(url) = self.urls.get(coordinator % known) else {
+            anyhow::bail!("no coordinator is known");
+        };
+        let mut request = self.http.post(format!("{url}{path}")).body(body);
+        request = request.header("content-type", "application/x-ndjson");
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.map_err(plain);
+        read(response.with_context(|| format!("{url} did not answer"))?).await
+    }
+}
+
 /// The error with its causes, without the URL that the context names already.
 fn plain(error: reqwest::Error) -> anyhow::Error {
     anyhow::Error::new(error.without_url())
@@ -160,7 +186,8 @@ fn accepted(answer: Answer) -> anyhow::Result<Answer> {
     Err(refusal(answer.status, &answer.body).into())
 }
 
-fn refusal(status: StatusCode, body: &Value) -> Refused {
+/// What a problem document says.
+pub fn refusal(status: StatusCode, body: &Value) -> Refused {
     let field = |name: &str| body[name].as_str().map(str::to_owned);
     Refused {
         status: status.as_u16(),

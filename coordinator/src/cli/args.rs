@@ -1,6 +1,7 @@
 //! The command line as clap reads it: verbs, options, their texts. Decides nothing.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use maia_common::ids::{RegionName, TenantId};
@@ -203,6 +204,23 @@ pub enum TenantVerb {
     },
     /// What each proxy would do with a request of the tenant, and why.
     Explain(Explain),
+    /// Places many tenants from a file, one JSON object a line: `tenant` and the fields of a
+    /// placement. May be repeated: tenants that are as asked already are left alone. Exit code 1
+    /// when a tenant could not be placed as asked.
+    Load(Load),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Load {
+    /// The file; `-` is standard input.
+    pub file: PathBuf,
+    /// Requests in flight.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = in_flight)]
+    pub in_flight: usize,
+    /// Gives up after this long without any progress.
+    #[arg(long, value_name = "DURATION", default_value = "60s",
+          value_parser = maia_common::duration::parse)]
+    pub retry_for: Duration,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -265,6 +283,13 @@ impl Up {
             || self.origin.is_some()
             || self.proxy_threads.is_some()
             || !self.set.is_empty()
+    }
+}
+
+fn in_flight(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=64) => Ok(number),
+        _ => Err("1 to 64".to_owned()),
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::Usage;
 use super::api::Api;
 use super::args::{Explain, Output, Place, TenantVerb};
+use super::load;
 use super::print;
 use super::session::Session;
 
@@ -48,6 +49,7 @@ pub async fn run(session: &Session, verb: TenantVerb) -> anyhow::Result<()> {
         }
         TenantVerb::Remove { tenant, yes } => remove(session, &tenant, yes).await?,
         TenantVerb::Explain(explain) => explain_all(session, &explain).await?,
+        TenantVerb::Load(load) => load::run(session, &load).await?,
     }
     Ok(())
 }

@@ -11,8 +11,11 @@
 //! | `dedup` | the transaction's id | revision u64 BE |
 //! | `marks` | `r` | the current revision, u64 BE |
 //! | `marks` | `e` | how many events are kept, u64 BE |
+//! | `marks` | `h` | the oldest revision in `changes`, and the bytes of all its values, u64 BE each |
+//! | `marks` | `i`, revision u64 BE | the id of that revision's transaction, as long as it is in `dedup` |
 
 mod apply;
+mod history;
 mod layout;
 mod transaction;
 

@@ -3,11 +3,14 @@
 //! plans anew when the world changed meanwhile. Invariants: I6 (one group per tenant: one key), I12
 //! (groups are capped).
 
+pub mod load;
+
+use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, IdempotencyKey, TenantId};
 use maia_common::limits;
 use maia_common::placement::{
-    GroupKey, GroupRecord, GroupState, Member, MemberRole, Placement, PlacementState,
-    TenantProperties,
+    GroupKey, GroupRecord, GroupState, Member, MemberRole, Placement, PlacementSpec,
+    PlacementState, SpecError, TenantProperties,
 };
 use maia_common::position::{Revision, Version};
 use serde::{Deserialize, Serialize};
@@ -54,6 +57,9 @@ pub enum PlanError {
     /// A region without a node to hold data.
     #[error("region `{0}` has no node that could hold the tenant's data")]
     NoNode(maia_common::ids::RegionName),
+    /// The spec itself can't be.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
     /// The tenant lives elsewhere: that is a migration.
     #[error(
         "the tenant lives in group {0}; a change of regions or mode is a migration: \
@@ -63,6 +69,20 @@ pub enum PlanError {
     /// The tenant is being deleted.
     #[error("the tenant is being deleted: DELETE it again to see that through")]
     Deleting,
+}
+
+impl PlanError {
+    /// The code of `interfaces.md`.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            PlanError::TooManyGroups => ErrorCode::TooManyGroups,
+            PlanError::NoNode(_)
+            | PlanError::Spec(_)
+            | PlanError::NeedsMigration(_)
+            | PlanError::Deleting => ErrorCode::PlacementConflict,
+        }
+    }
 }
 
 /// An event about a tenant or a group, kept in the metastore.
@@ -158,66 +178,128 @@ pub fn activate_group(
         .put_json(key, &active)
 }
 
-/// Whether the tenant may stay where it is.
+/// What the tenant's group must have in common, and the tenant's properties, as the spec asks.
 ///
 /// # Errors
-/// [`PlanError::NeedsMigration`] when it is asked to live in another group than it does;
-/// [`PlanError::Deleting`] while it is being deleted.
-pub fn check_stays(
-    present: &Placement,
+/// [`PlanError::Spec`]; [`PlanError::NeedsMigration`] when the tenant lives in another group than
+/// it is asked to.
+pub fn resolve(
+    spec: &PlacementSpec,
+    present: Option<GroupId>,
     state: &ClusterState,
-    key: &GroupKey,
-) -> Result<(), PlanError> {
-    if present.state == PlacementState::Deleting {
-        return Err(PlanError::Deleting);
+) -> Result<(GroupKey, TenantProperties), PlanError> {
+    let here = present.and_then(|group| state.groups.get(&group));
+    let (key, properties) = spec.resolve(state, here.map(|group| &group.key))?;
+    match present {
+        Some(group) if here.is_none_or(|here| here.key != key) => {
+            Err(PlanError::NeedsMigration(group))
+        }
+        _ => Ok((key, properties)),
     }
-    match state.groups.get(&present.group) {
-        Some(group) if group.key == *key => Ok(()),
-        _ => Err(PlanError::NeedsMigration(present.group)),
+}
+
+/// What the metastore has under a tenant's name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Its placement.
+    pub placement: Option<(Placement, Revision)>,
+    /// The last version of a placement of this name that was deleted: versions go on from there (I4).
+    pub retired: Option<(Version, Revision)>,
+}
+
+/// What placing a tenant comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placed {
+    /// It is placed for the first time, or again after its deletion.
+    Created(Placement),
+    /// Its properties change.
+    Changed(Placement),
+    /// All is as asked already.
+    Unchanged,
+}
+
+/// What placing the tenant in this group, with these properties, comes to.
+///
+/// # Errors
+/// [`PlanError::Deleting`] while it is being deleted.
+pub fn placed(
+    found: &Found,
+    tenant: &TenantId,
+    group: GroupId,
+    properties: &TenantProperties,
+) -> Result<Placed, PlanError> {
+    let placement = |version: Version, state| Placement {
+        tenant: tenant.clone(),
+        group,
+        version: version.next(),
+        state,
+        properties: properties.clone(),
+    };
+    Ok(match &found.placement {
+        Some((present, _)) if present.state == PlacementState::Deleting => {
+            return Err(PlanError::Deleting);
+        }
+        Some((present, _)) if present.properties == *properties => Placed::Unchanged,
+        Some((present, _)) => Placed::Changed(placement(present.version, present.state)),
+        None => {
+            let last = found
+                .retired
+                .map_or(Version::default(), |(version, _)| version);
+            Placed::Created(placement(last, PlacementState::Active))
+        }
+    })
+}
+
+/// Adds to a transaction that the tenant's placement becomes this, if nothing under its name has
+/// changed since it was found: at most four comparisons and operations.
+#[must_use]
+pub fn put_placement(
+    transaction: Transaction,
+    found: &Found,
+    placement: &Placement,
+) -> Transaction {
+    let unchanged = |at: Option<Revision>| at.map_or(Precondition::Absent, Precondition::At);
+    let (key, retired) = (
+        keyspace::tenant(&placement.tenant),
+        keyspace::retired(&placement.tenant),
+    );
+    let placed_at = found.placement.as_ref().map(|(_, at)| *at);
+    let retired_at = found.retired.map(|(_, at)| at);
+    let transaction = transaction
+        .when(&key, unchanged(placed_at))
+        .put_json(key, placement);
+    // A tenant that is placed has no retired version, and gets none while its revision stands.
+    let transaction = match placed_at {
+        None => transaction.when(&retired, unchanged(retired_at)),
+        Some(_) => transaction,
+    };
+    match retired_at {
+        Some(_) => transaction.delete(retired),
+        None => transaction,
     }
 }
 
 /// The transaction that places a tenant in an active group, or changes its properties; none when
-/// all is as asked already. `retired`: the last version of a placement of this name that was
-/// deleted.
-#[must_use]
+/// all is as asked already.
+///
+/// # Errors
+/// [`PlanError::Deleting`] while it is being deleted.
 pub fn place(
-    present: Option<(&Placement, Revision)>,
+    found: &Found,
     tenant: &TenantId,
-    group: (&GroupRecord, Revision),
+    (group, group_revision): (&GroupRecord, Revision),
     properties: &TenantProperties,
-    retired: Option<Version>,
     (id, now_unix_us): (&str, u64),
-) -> Option<Transaction> {
-    let (group, group_revision) = group;
-    if present.is_some_and(|(p, _)| p.properties == *properties) {
-        return None;
-    }
-    let before = present
-        .map(|(p, _)| p.version)
-        .or(retired)
-        .unwrap_or_default();
-    let placement = Placement {
-        tenant: tenant.clone(),
-        group: group.id,
-        version: before.next(),
-        state: present.map_or(PlacementState::Active, |(p, _)| p.state),
-        properties: properties.clone(),
+) -> Result<Option<Transaction>, PlanError> {
+    let (placement, kind) = match placed(found, tenant, group.id, properties)? {
+        Placed::Created(placement) => (placement, "placement_created"),
+        Placed::Changed(placement) => (placement, "placement_changed"),
+        Placed::Unchanged => return Ok(None),
     };
-    let kind = if present.is_some() {
-        "placement_changed"
-    } else {
-        "placement_created"
-    };
-    let unchanged = present.map_or(Precondition::Absent, |(_, at)| Precondition::At(at));
-    let key = keyspace::tenant(tenant);
     let transaction = Transaction::new(id, now_unix_us)
-        .when(&key, unchanged)
         .when(keyspace::group(group.id), Precondition::At(group_revision))
-        .put_json(key, &placement)
-        .delete(keyspace::retired(tenant))
         .event(&placement_event(kind, &placement, now_unix_us));
-    Some(transaction)
+    Ok(Some(put_placement(transaction, found, &placement)))
 }
 
 fn placement_event(kind: &str, placement: &Placement, now_unix_us: u64) -> Event {

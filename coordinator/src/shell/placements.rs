@@ -1,6 +1,8 @@
 //! Placements as the API asks for them: runs the plans of `core/placements` against the metastore,
 //! and plans anew when the world changed between plan and commit. Any coordinator can do it.
 
+mod load;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,9 +18,12 @@ use super::clock::unix_us;
 use super::cluster::Cluster;
 use super::data::DataService;
 use crate::core::metastore::{self as metastore_core, Transaction};
-use crate::core::placements::{self as plans, Expected, PlanError};
+use crate::core::placements::{self as plans, Expected, Found, PlanError};
 use crate::core::{cluster_state::ClusterState, keyspace};
 use crate::metastore::{self, Metastore, MetastoreError, Outcome, Versioned};
+use crate::raft::{StateError, StateView};
+
+pub use load::Loaded;
 
 /// How often a plan is made anew before the caller is told that the world is too busy.
 const MAX_PLANS: usize = 16;
@@ -58,13 +63,7 @@ impl From<MetastoreError> for Refusal {
 
 impl From<PlanError> for Refusal {
     fn from(error: PlanError) -> Self {
-        let code = match error {
-            PlanError::TooManyGroups => ErrorCode::TooManyGroups,
-            PlanError::NoNode(_) | PlanError::NeedsMigration(_) | PlanError::Deleting => {
-                ErrorCode::PlacementConflict
-            }
-        };
-        Refusal::new(code, error.to_string())
+        Refusal::new(error.code(), error.to_string())
     }
 }
 
@@ -192,16 +191,15 @@ impl Placements {
             if self.is_known(&id)? {
                 return self.now(&request.tenant, false);
             }
-            let present = self.stored(&request.tenant)?;
-            let Some(transaction) = self.plan(request, present.as_ref(), &id, deadline).await?
-            else {
+            let found = self.find(&request.tenant)?;
+            let Some(transaction) = self.plan(request, &found, &id, deadline).await? else {
                 return self.now(&request.tenant, false);
             };
             if let Outcome::Committed(revision) = self.store.transact(transaction, deadline).await?
             {
                 let seen = |state: &ClusterState| state.revision >= revision;
                 self.cluster.wait_for(deadline, seen).await;
-                return self.now(&request.tenant, present.is_none());
+                return self.now(&request.tenant, found.placement.is_none());
             }
         }
         Err(too_busy())
@@ -216,31 +214,25 @@ impl Placements {
     async fn plan(
         &self,
         request: &PutRequest,
-        present: Option<&Versioned<Placement>>,
+        found: &Found,
         id: &str,
         deadline: Instant,
     ) -> Result<Option<Transaction>, Refusal> {
-        let cluster = self.cluster.state();
-        let (key, properties) = request
-            .spec
-            .resolve(&*cluster)
-            .map_err(|e| Refusal::new(ErrorCode::PlacementConflict, e.to_string()))?;
-        if !request.expected.holds(present.map(|p| &p.value)) {
+        let present = found.placement.as_ref().map(|(placement, _)| placement);
+        if !request.expected.holds(present) {
             return Err(precondition_failed(present));
         }
-        if let Some(present) = present {
-            plans::check_stays(&present.value, &cluster, &key)?;
-        }
-        let retired = metastore::get::<Version>(&*self.store, &keyspace::retired(&request.tenant))?;
-        let group = self.group(&key, deadline).await?;
+        let here = present.map(|placement| placement.group);
+        let (key, properties) = plans::resolve(&request.spec, here, &self.cluster.state())?;
+        let group = self.recorded(&key, deadline).await?;
+        let group = self.active(group, deadline).await?;
         Ok(plans::place(
-            present.map(|p| (&p.value, p.revision)),
+            found,
             &request.tenant,
             (&group.value, group.revision),
             &properties,
-            retired.map(|r| r.value),
             (id, unix_us()),
-        ))
+        )?)
     }
 
     /// Deletes the tenant: its placement first stops to take requests, then its data is purged in its
@@ -274,7 +266,7 @@ impl Placements {
                 continue;
             }
             if !expected.holds(Some(&present.value)) {
-                return Err(precondition_failed(Some(&present)));
+                return Err(precondition_failed(Some(&present.value)));
             }
             let begin = plans::begin_removal(
                 &present.value,
@@ -298,16 +290,12 @@ impl Placements {
         Ok(known)
     }
 
-    /// The active group with this key, made when there is none.
-    async fn group(
-        &self,
-        key: &GroupKey,
-        deadline: Instant,
-    ) -> Result<Versioned<GroupRecord>, Refusal> {
+    /// The group with this key, made when there is none. It may still be without a leader.
+    async fn recorded(&self, key: &GroupKey, deadline: Instant) -> Result<GroupId, Refusal> {
         for _ in 0..MAX_PLANS {
             let cluster = self.cluster.state();
             if let Some(known) = cluster.group_with(key) {
-                return self.active(known.id, deadline).await;
+                return Ok(known.id);
             }
             let last = metastore::get::<GroupId>(&*self.store, keyspace::LAST_GROUP)?;
             let last = last.map(|l| (l.value, l.revision));
@@ -317,7 +305,7 @@ impl Placements {
             {
                 let seen = |state: &ClusterState| state.revision >= revision;
                 self.cluster.wait_for(deadline, seen).await;
-                return self.active(record.id, deadline).await;
+                return Ok(record.id);
             }
             self.settle(deadline).await?;
         }
@@ -356,6 +344,16 @@ impl Placements {
         Ok(())
     }
 
+    fn find(&self, tenant: &TenantId) -> Result<Found, Refusal> {
+        let mut found = Found::default();
+        let read = self.store.read(&mut |view| {
+            found = find(view, tenant)?;
+            Ok(())
+        });
+        read.map_err(MetastoreError::from)?;
+        Ok(found)
+    }
+
     fn stored(&self, tenant: &TenantId) -> Result<Option<Versioned<Placement>>, Refusal> {
         Ok(metastore::get(&*self.store, &keyspace::tenant(tenant))?)
     }
@@ -388,6 +386,16 @@ impl Placements {
     }
 }
 
+/// What a view has under a tenant's name.
+fn find(view: &dyn StateView, tenant: &TenantId) -> Result<Found, StateError> {
+    let placement = metastore::get_at::<Placement>(view, &keyspace::tenant(tenant))?;
+    let retired = metastore::get_at::<Version>(view, &keyspace::retired(tenant))?;
+    Ok(Found {
+        placement: placement.map(|found| (found.value, found.revision)),
+        retired: retired.map(|found| (found.value, found.revision)),
+    })
+}
+
 /// The refusal for a tenant without placement.
 #[must_use]
 pub fn unknown_tenant(tenant: &TenantId) -> Refusal {
@@ -399,7 +407,7 @@ pub fn unknown_tenant(tenant: &TenantId) -> Refusal {
 
 fn too_busy() -> Refusal {
     let text = "the placement is being changed by others all the time: try again";
-    Refusal::new(ErrorCode::PlacementConflict, text)
+    Refusal::new(ErrorCode::Unavailable, text)
 }
 
 /// Unique for each request, or the same for each repetition of one with an idempotency key.
@@ -407,9 +415,9 @@ fn transaction_id(key: Option<&IdempotencyKey>, what: &str) -> String {
     plans::transaction_id(key, what, fastrand::u128(..))
 }
 
-fn precondition_failed(present: Option<&Versioned<Placement>>) -> Refusal {
+fn precondition_failed(present: Option<&Placement>) -> Refusal {
     let detail = match present {
-        Some(present) => format!("the placement is at version {}", present.value.version),
+        Some(present) => format!("the placement is at version {}", present.version),
         None => "the tenant has no placement".to_owned(),
     };
     Refusal::new(ErrorCode::PreconditionFailed, detail)

@@ -31,8 +31,24 @@ pub fn change_key(revision: Revision) -> Vec<u8> {
     group_key(ROOT, &revision.get().to_be_bytes())
 }
 
-pub(super) fn dedup_key(id: &str) -> Vec<u8> {
-    group_key(ROOT, id.as_bytes())
+pub(super) fn dedup_key(id: impl AsRef<[u8]>) -> Vec<u8> {
+    group_key(ROOT, id.as_ref())
+}
+
+/// The mark that names a revision's transaction.
+pub(super) fn id_mark(revision: Revision) -> Vec<u8> {
+    let mut suffix = b"i".to_vec();
+    suffix.extend(revision_bytes(revision));
+    group_key(ROOT, &suffix)
+}
+
+/// The mark of the history's oldest revision and size.
+pub(super) fn history_mark() -> Vec<u8> {
+    group_key(ROOT, b"h")
+}
+
+pub(super) fn revision_bytes(revision: Revision) -> [u8; 8] {
+    revision.get().to_be_bytes()
 }
 
 pub(super) fn revision_mark() -> Vec<u8> {
@@ -72,6 +88,21 @@ pub(super) fn number(view: &dyn StateView, cf: StateCf, key: &[u8]) -> Result<u6
         reason: format!("a number of {} bytes", bytes.len()),
     })?;
     Ok(u64::from_be_bytes(bytes))
+}
+
+pub(super) fn number_pair(
+    view: &dyn StateView,
+    cf: StateCf,
+    key: &[u8],
+) -> Result<Option<(u64, u64)>, StateError> {
+    let Some(bytes) = view.get(cf, key)? else {
+        return Ok(None);
+    };
+    let bytes: [u8; 16] = bytes.as_slice().try_into().map_err(|_| StateError {
+        reason: format!("two numbers of {} bytes", bytes.len()),
+    })?;
+    let both = u128::from_be_bytes(bytes);
+    Ok(Some(((both >> 64) as u64, both as u64)))
 }
 
 /// Reads a value of `meta`.
