@@ -119,6 +119,7 @@ fn snapshot(
     let mut messages = vec![Kind::SnapshotStart(wire::SnapshotStart {
         generation,
         revision: revision.get(),
+        ..Default::default()
     })];
     let mut chunks = 0;
     let mut push = |messages: &mut Vec<Kind>, changes: &wire::Changes| {

@@ -27,7 +27,8 @@ use maia_common::wire::feed as wire;
 use maia_common::{Generation, GroupId, NodeId, RegionName, Revision, TenantId, Term, Version};
 use prost::Message;
 
-use super::table::{Builder, Change, Entry};
+use super::fingerprint::FingerprintKey;
+use super::table::{Builder, Built, Change, Entry};
 
 /// Why a message can't be taken. The stream it came on is of no more use.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +100,7 @@ pub enum Step {
         /// In force before the tenants.
         topology: Topology,
         /// In place of all tenants known.
-        tenants: Builder,
+        tenants: Built,
     },
     /// Some of it.
     Delta {
@@ -125,8 +126,9 @@ struct Loading {
 }
 
 /// The feed as this proxy has followed it so far.
-#[derive(Default)]
 pub struct FeedState {
+    /// Tenants are known by their fingerprints from here on.
+    key: FingerprintKey,
     topology: Topology,
     /// Whether a snapshot ever came into force.
     synced: bool,
@@ -136,6 +138,18 @@ pub struct FeedState {
 }
 
 impl FeedState {
+    /// Nothing heard yet.
+    #[must_use]
+    pub fn new(key: FingerprintKey) -> Self {
+        Self {
+            key,
+            topology: Topology::default(),
+            synced: false,
+            heard: Revision::default(),
+            loading: None,
+        }
+    }
+
     /// The generation and revision in force; zeros before the first snapshot.
     #[must_use]
     pub fn in_force(&self) -> (Generation, Revision) {
@@ -192,7 +206,7 @@ impl FeedState {
             revision: offered.1,
             chunks: 0,
             topology: Topology::default(),
-            tenants: Builder::default(),
+            tenants: Builder::new(start.tenants as usize),
         });
         Ok(Step::Nothing)
     }
@@ -218,7 +232,7 @@ impl FeedState {
         put_topology(&mut loading.topology, &changes)?;
         for tenant in changes.tenants {
             let (tenant, entry) = entry(tenant)?;
-            loading.tenants.insert(&tenant, entry);
+            loading.tenants.insert(self.key.of_tenant(&tenant), &entry);
         }
         loading.chunks += 1;
         Ok(Step::Nothing)
@@ -229,7 +243,8 @@ impl FeedState {
             .loading
             .take()
             .ok_or(FeedError::Order("a snapshot end before its start"))?;
-        if end.chunks != loading.chunks || end.tenants != loading.tenants.len() as u64 {
+        let tenants = loading.tenants.build();
+        if end.chunks != loading.chunks || end.tenants != tenants.len() as u64 {
             return Err(FeedError::Order("a snapshot that lacks chunks or tenants"));
         }
         let mut topology = loading.topology;
@@ -241,10 +256,7 @@ impl FeedState {
         self.heard = topology.revision;
         self.topology = topology.clone();
         self.synced = true;
-        Ok(Step::Snapshot {
-            topology,
-            tenants: loading.tenants,
-        })
+        Ok(Step::Snapshot { topology, tenants })
     }
 
     fn delta(&mut self, delta: wire::Delta) -> Result<Step, FeedError> {
@@ -272,10 +284,10 @@ impl FeedState {
         let mut tenants = Vec::with_capacity(changes.tenants.len() + changes.removed_tenants.len());
         for tenant in changes.tenants {
             let (tenant, entry) = entry(tenant)?;
-            tenants.push((tenant, Some(entry)));
+            tenants.push((self.key.of_tenant(&tenant), Some(entry)));
         }
         for tenant in changes.removed_tenants {
-            tenants.push((TenantId::new(tenant)?, None));
+            tenants.push((self.key.of_tenant(&TenantId::new(tenant)?), None));
         }
         self.topology = after.clone();
         Ok(Step::Delta {

@@ -69,7 +69,7 @@ pub struct Follower {
 impl Follower {
     /// Follows until it is dropped.
     pub async fn run(self) {
-        let mut state = FeedState::default();
+        let mut state = FeedState::new(self.placements.key().clone());
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         let mut resync = false;
         let mut failures_in_a_row = 0;

@@ -14,11 +14,13 @@ use tokio::sync::watch;
 
 use crate::core::decide::{Decision, Facts, Rules, decide};
 use crate::core::feed::Step;
+use crate::core::fingerprint::FingerprintKey;
 use crate::core::table::{Entry, Table};
 
 /// Shared by all of the shell.
 pub struct Placements {
     rules: Rules,
+    key: FingerprintKey,
     table: Table,
     /// `None` until the first snapshot.
     topology: ArcSwapOption<Topology>,
@@ -31,9 +33,10 @@ pub struct Placements {
 impl Placements {
     /// Nothing known yet.
     #[must_use]
-    pub fn new(rules: Rules) -> Self {
+    pub fn new(rules: Rules, key: FingerprintKey) -> Self {
         Self {
             rules,
+            key,
             table: Table::default(),
             topology: ArcSwapOption::empty(),
             changed: watch::Sender::new(0),
@@ -48,6 +51,12 @@ impl Placements {
         &self.rules
     }
 
+    /// By which tenants are known here.
+    #[must_use]
+    pub fn key(&self) -> &FingerprintKey {
+        &self.key
+    }
+
     /// Decides about a request, and hands the decision on while the topology that it points into
     /// is held. `then` must not wait.
     pub fn route<R>(
@@ -56,7 +65,7 @@ impl Placements {
         facts: &Facts<'_>,
         then: impl FnOnce(Decision<'_>, Option<&Entry>, Option<&Topology>) -> R,
     ) -> R {
-        let entry = self.table.lookup(tenant);
+        let entry = self.table.lookup(self.key.of(tenant));
         let mut topology = self.topology.load();
         if let (Some(entry), Some(known)) = (&entry, topology.as_ref())
             && !known.groups.contains_key(&entry.group)

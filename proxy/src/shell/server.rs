@@ -5,6 +5,8 @@
 //! Stop (SIGTERM or SIGINT): not ready any more; listeners close; idle connections close; requests
 //! in flight finish, within the drain time; then the process ends.
 
+use std::fs::File;
+use std::io::Read;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier};
@@ -23,6 +25,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::core::decide::Rules;
+use crate::core::fingerprint::FingerprintKey;
 use crate::shell::access_log::AccessLog;
 use crate::shell::admin::{Admin, Readiness};
 use crate::shell::feed::Follower;
@@ -89,10 +92,11 @@ impl Server {
         let peer = origin::peer(&config).map_err(StartError::Origin)?;
         let metrics = Arc::new(Metrics::new()?);
         let readiness = Arc::new(Readiness::default());
-        let placements = Arc::new(Placements::new(Rules {
+        let rules = Rules {
             local_region: config.region.clone(),
             write_routing: config.proxy.write_routing,
-        }));
+        };
+        let placements = Arc::new(Placements::new(rules, fingerprint_key()?));
         let access_log = config.proxy.access_log;
         let access_log = access_log.then(|| AccessLog::new(metrics.log_dropped.clone()));
         let service = Proxy::new(
@@ -264,6 +268,13 @@ fn join(threads: Vec<JoinHandle<bool>>) -> bool {
         drained &= thread.join().unwrap_or(false);
     }
     drained
+}
+
+/// Nobody else's: from the system's randomness.
+fn fingerprint_key() -> Result<FingerprintKey, std::io::Error> {
+    let mut secret = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut secret)?;
+    Ok(FingerprintKey::new(&secret))
 }
 
 fn listen(address: SocketAddr) -> Result<StdListener, StartError> {

@@ -15,4 +15,5 @@ mod holds;
 mod lifecycle;
 mod origin;
 mod routing;
+mod scale;
 mod support;
