@@ -87,7 +87,11 @@ fn the_history_is_bounded_by_bytes_and_ids_outlive_it() {
         let of_changes = |((cf, _), value): (&(StateCf, Vec<u8>), &Vec<u8>)| {
             (*cf == StateCf::Changes).then_some(value.len() as u64)
         };
-        state.rows().iter().filter_map(of_changes).collect::<Vec<u64>>()
+        state
+            .rows()
+            .iter()
+            .filter_map(of_changes)
+            .collect::<Vec<u64>>()
     };
     let room = limits::WATCH_HISTORY_BYTES / large.len() as u64;
     let mut revision = 0;
@@ -102,7 +106,11 @@ fn the_history_is_bounded_by_bytes_and_ids_outlive_it() {
         .scan(StateCf::Changes, &meta_key(""), None, 1)
         .unwrap()
         .remove(0);
-    assert_eq!(oldest.0, change_key(Revision::new(revision - kept + 1)), "no holes");
+    assert_eq!(
+        oldest.0,
+        change_key(Revision::new(revision - kept + 1)),
+        "no holes"
+    );
     for n in 0..small {
         let again = transaction(format!("small-{n}")).put("a", "x");
         let applied = run(&mut state, &again);
@@ -114,7 +122,11 @@ fn the_history_is_bounded_by_bytes_and_ids_outlive_it() {
 #[test]
 fn an_id_that_another_request_took_is_refused() {
     let mut state = MemoryState::default();
-    let signed = |digest: u8| transaction("key").put("a", "x").carries_out([digest; 32], "memo");
+    let signed = |digest: u8| {
+        transaction("key")
+            .put("a", "x")
+            .carries_out([digest; 32], "memo")
+    };
     let first = run(&mut state, &signed(1));
     assert!(first.outcome.succeeded);
     let before = state.rows().clone();

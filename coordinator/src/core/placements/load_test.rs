@@ -44,10 +44,7 @@ fn lines_are_items_and_the_first_that_is_none_is_named() {
     let body = b"{\"tenant\":\"a\",\"primary_region\":\"r\"}\n\n \r\n\
         {\"tenant\":\"b\",\"primary_region\":\"r\",\"mode\":\"global\"}\n";
     let lines = parse(body).unwrap();
-    let found: Vec<_> = lines
-        .iter()
-        .map(|(n, i)| (*n, i.tenant.as_str()))
-        .collect();
+    let found: Vec<_> = lines.iter().map(|(n, i)| (*n, i.tenant.as_str())).collect();
     assert_eq!(found, [(1, "a"), (4, "b")]);
     for bad in [
         "{}",
@@ -81,7 +78,12 @@ fn each_tenant_is_created_changed_or_left_alone() {
             retired: Some((Version::new(8), Revision::new(5))),
         },
     ];
-    let lines = [line(1, "new"), line(2, "changed"), line(3, "same"), line(4, "again")];
+    let lines = [
+        line(1, "new"),
+        line(2, "changed"),
+        line(3, "same"),
+        line(4, "again"),
+    ];
     let mut plan = LoadPlan::default();
     for (line, found) in lines.iter().zip(&found) {
         plan.add(line, found, &Ok(home()));
@@ -130,12 +132,7 @@ fn one_tenants_trouble_stops_no_other() {
     for line in &lines[2..] {
         plan.add(line, &new, &Ok(home()));
     }
-    let failed: Vec<_> = plan
-        .tally
-        .failed
-        .iter()
-        .map(|f| (f.line, f.code))
-        .collect();
+    let failed: Vec<_> = plan.tally.failed.iter().map(|f| (f.line, f.code)).collect();
     let conflict = ErrorCode::PlacementConflict;
     let expected = [(1, conflict), (2, conflict), (5, ErrorCode::InvalidRequest)];
     assert_eq!(failed, expected);
