@@ -9,6 +9,7 @@ mod extract;
 mod health;
 mod latches;
 mod metrics;
+mod openapi;
 mod placements;
 mod problem;
 mod regions;
@@ -69,6 +70,8 @@ pub struct Parts {
 pub struct Api {
     parts: Arc<Parts>,
     auth: Arc<auth::Tokens>,
+    /// The OpenAPI document; the router puts it here.
+    document: Arc<str>,
     /// Which parts of the node are ready.
     pub latches: Latches,
     /// Bounds the requests in flight, and drains them at the end.
@@ -84,6 +87,7 @@ impl Api {
         Self {
             parts: Arc::new(parts),
             auth,
+            document: Arc::from(""),
             latches: Latches::default(),
             gate,
         }

@@ -7,9 +7,11 @@ use maia_common::ids::GroupId;
 use maia_common::topology::{Leader, Node};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
 use super::Api;
 use super::extract::Checked;
+use super::openapi::{Problems, shapes};
 use super::placements::page_limit;
 use super::problem::ApiError;
 use crate::core::cluster_state::ClusterState;
@@ -18,6 +20,14 @@ use crate::metastore;
 use crate::raft::{GroupStatus, Role};
 
 /// The cluster's coordinators.
+#[utoipa::path(
+    get,
+    path = "/admin/nodes",
+    operation_id = "list_nodes",
+    tag = "cluster",
+    responses((status = 200, description = "All coordinators", body = shapes::Nodes), Problems),
+    security(("bearer" = ["read"]))
+)]
 pub async fn nodes(State(api): State<Api>) -> Json<Value> {
     let state = api.parts.cluster.state();
     let nodes: Vec<&Node> = state.nodes.values().collect();
@@ -26,6 +36,14 @@ pub async fn nodes(State(api): State<Api>) -> Json<Value> {
 
 /// The proxies on this coordinator's feed. Registration in the metastore comes with a later issue:
 /// ask every coordinator to see all.
+#[utoipa::path(
+    get,
+    path = "/admin/proxies",
+    operation_id = "list_proxies",
+    tag = "cluster",
+    responses((status = 200, description = "The proxies", body = shapes::Proxies), Problems),
+    security(("bearer" = ["read"]))
+)]
 pub async fn proxies(State(api): State<Api>) -> Json<Value> {
     let proxies: Vec<Value> = api
         .parts
@@ -77,6 +95,14 @@ fn newest_leader(
 }
 
 /// Group 0's election, and who leads every placement group.
+#[utoipa::path(
+    get,
+    path = "/admin/replication/election",
+    operation_id = "election",
+    tag = "cluster",
+    responses((status = 200, description = "As this node knows it", body = shapes::Election), Problems),
+    security(("bearer" = ["read"]))
+)]
 pub async fn election(State(api): State<Api>) -> Json<Value> {
     let root = api.parts.engine.status(GroupId::METASTORE);
     let state = api.parts.cluster.state();
@@ -114,14 +140,26 @@ pub async fn election(State(api): State<Api>) -> Json<Value> {
 }
 
 /// Which events.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct EventPage {
+    /// Only events of later revisions.
     after: Option<u64>,
+    /// At most so many, up to 1,000; 100 unless given.
     limit: Option<usize>,
 }
 
 /// A page of events, oldest first, after a revision.
+#[utoipa::path(
+    get,
+    path = "/admin/events",
+    operation_id = "list_events",
+    tag = "cluster",
+    params(EventPage),
+    responses((status = 200, description = "A page", body = shapes::EventPage), Problems),
+    security(("bearer" = ["read"]))
+)]
 pub async fn events(
     State(api): State<Api>,
     Checked(Query(page)): Checked<Query<EventPage>>,
