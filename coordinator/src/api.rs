@@ -11,6 +11,7 @@ mod latches;
 mod metrics;
 mod placements;
 mod problem;
+mod proxies;
 mod router;
 
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ use crate::raft::Engine;
 use crate::shell::cluster::Cluster;
 use crate::shell::data::DataService;
 use crate::shell::placements::Placements;
+use crate::shell::proxies::Proxies;
 use crate::shell::vitals::Vitals;
 
 pub use latches::Latches;
@@ -50,8 +52,10 @@ pub struct Parts {
     pub store: Arc<dyn Metastore>,
     /// For regions, nodes and groups.
     pub cluster: Cluster,
-    /// For proxies.
+    /// For what the feed counts.
     pub hub: Arc<Hub>,
+    /// Registered proxies.
+    pub proxies: Proxies,
     /// For rates and lags.
     pub vitals: Arc<ArcSwap<Vitals>>,
     /// A member that did not answer for longer is taken for unreachable.

@@ -12,4 +12,5 @@ pub mod node;
 pub mod peer_service;
 pub mod peers;
 pub mod placements;
+pub mod proxies;
 pub mod vitals;

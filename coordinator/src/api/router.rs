@@ -14,7 +14,7 @@ use maia_common::runtime::GateError;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::problem::ApiError;
-use super::{Api, admin, auth, data, health, metrics, placements};
+use super::{Api, admin, auth, data, health, metrics, placements, proxies};
 
 /// All routes.
 pub fn router(api: Api) -> Router {
@@ -24,7 +24,7 @@ pub fn router(api: Api) -> Router {
         .route("/admin/replication/election", get(admin::election))
         .route("/admin/regions", get(admin::regions))
         .route("/admin/nodes", get(admin::nodes))
-        .route("/admin/proxies", get(admin::proxies))
+        .route("/admin/proxies", get(proxies::list))
         .route("/admin/events", get(admin::events))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::read));
     let placement_reads = Router::new()
@@ -36,6 +36,10 @@ pub fn router(api: Api) -> Router {
             axum::routing::put(placements::put).delete(placements::remove),
         )
         .route("/admin/tenants/{tenant}/placement", post(placements::put))
+        .route(
+            "/admin/proxies/{proxy}",
+            axum::routing::delete(proxies::remove),
+        )
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::admin))
         .layer(DefaultBodyLimit::max(limits::MAX_ADMIN_BODY_BYTES));
     let loads = Router::new()

@@ -11,9 +11,10 @@
 //! | `leader/ID` | `Leader`: the announcement of a group's leader |
 //! | `tenant/NAME` | `Placement` |
 //! | `retired/NAME` | the last version of a tenant's placement that was deleted |
+//! | `proxy/ID` | `Proxy` |
 //! | `event/REVISION` | an event |
 
-use maia_common::ids::{GroupId, NodeId, RegionName, TenantId};
+use maia_common::ids::{GroupId, NodeId, ProxyId, RegionName, TenantId};
 use maia_common::placement::GroupKey;
 
 /// Prefix of all tenants.
@@ -26,6 +27,8 @@ pub const NODES: &str = "node/";
 pub const GROUPS: &str = "group/";
 /// Prefix of all announcements.
 pub const LEADERS: &str = "leader/";
+/// Prefix of all registered proxies.
+pub const PROXIES: &str = "proxy/";
 /// Prefix of all events.
 pub const EVENTS: &str = "event/";
 /// The last group id that was given out.
@@ -71,4 +74,10 @@ pub fn group_key(key: &GroupKey) -> String {
 #[must_use]
 pub fn leader(group: GroupId) -> String {
     format!("{LEADERS}{:020}", group.get())
+}
+
+/// A registered proxy.
+#[must_use]
+pub fn proxy(proxy: &ProxyId) -> String {
+    format!("{PROXIES}{proxy}")
 }
