@@ -24,6 +24,8 @@ pub const MAX_ADMIN_BODY_BYTES: usize = 256 << 10;
 pub const MAX_GROUPS: usize = 64;
 /// Regions of a cluster: one data-bearing node each, and a group's key names them all.
 pub const MAX_REGIONS: usize = 16;
+/// A region's public URL: it is in every redirect.
+pub const MAX_PUBLIC_URL_BYTES: usize = 512;
 /// Voters of one group; more members are learners. Five tolerate two faults; more slow each write.
 pub const MAX_VOTERS: usize = 5;
 /// Revisions that the metastore's watch history keeps, and for which it knows a transaction by its
@@ -45,12 +47,21 @@ pub const MAX_LOAD_ITEMS: usize = 1000;
 pub const LOAD_GROUP_PATIENCE: Duration = Duration::from_secs(5);
 /// Events kept in the metastore; older ones are dropped by the transaction that adds one.
 pub const MAX_EVENTS: u64 = 10_000;
-/// Operations of one metastore transaction: bounds the record and the apply step.
-pub const MAX_TXN_OPERATIONS: usize = 4096;
+/// Comparisons and operations of one metastore transaction: bounds the record and the apply step.
+/// What a load needs: up to four for each tenant, and a few for each group.
+pub const MAX_TXN_OPERATIONS: usize = 4 * MAX_LOAD_ITEMS + 4 * MAX_GROUPS;
+/// What is remembered with a client's idempotency key for the answer to a repetition.
+pub const MAX_MEMO_BYTES: usize = 4096;
+/// Failed lines of a load that are remembered with its idempotency key; of others only the count. So
+/// many have room in `MAX_MEMO_BYTES`.
+pub const MAX_REMEMBERED_FAILURES: usize = 16;
 /// The largest value under one metastore key.
 pub const MAX_META_VALUE_BYTES: usize = 64 << 10;
 /// Rows in one page of a list.
 pub const MAX_PAGE: usize = 1000;
+/// Tenants that are looked at for one page of a list with a filter: some 30 ms. The page says where
+/// to go on.
+pub const MAX_LIST_SCAN: usize = 10_000;
 /// Rows in one page of a list that names no limit.
 pub const DEFAULT_PAGE: usize = 100;
 /// The largest gRPC message: one resource, its metadata, and room.

@@ -12,6 +12,7 @@ mod metrics;
 mod placements;
 mod problem;
 mod proxies;
+mod regions;
 mod router;
 
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ use crate::shell::cluster::Cluster;
 use crate::shell::data::DataService;
 use crate::shell::placements::Placements;
 use crate::shell::proxies::Proxies;
+use crate::shell::regions::Regions;
 use crate::shell::vitals::Vitals;
 
 pub use latches::Latches;
@@ -44,6 +46,8 @@ pub struct Parts {
     pub auth: Auth,
     /// Placements.
     pub placements: Placements,
+    /// Regions.
+    pub regions: Regions,
     /// The built-in origin.
     pub data: DataService,
     /// For states of groups.

@@ -17,12 +17,6 @@ use crate::core::keyspace;
 use crate::metastore;
 use crate::raft::{GroupStatus, Role};
 
-/// The cluster's regions.
-pub async fn regions(State(api): State<Api>) -> Json<Value> {
-    let state = api.parts.cluster.state();
-    Json(json!({ "regions": state.regions.values().collect::<Vec<_>>() }))
-}
-
 /// The cluster's coordinators.
 pub async fn nodes(State(api): State<Api>) -> Json<Value> {
     let state = api.parts.cluster.state();

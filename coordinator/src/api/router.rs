@@ -14,7 +14,7 @@ use maia_common::runtime::GateError;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::problem::ApiError;
-use super::{Api, admin, auth, data, health, metrics, placements, proxies};
+use super::{Api, admin, auth, data, health, metrics, placements, proxies, regions};
 
 /// All routes.
 pub fn router(api: Api) -> Router {
@@ -22,7 +22,8 @@ pub fn router(api: Api) -> Router {
         .route("/v1/placements", get(placements::list))
         .route("/v1/replication/health", get(health::health))
         .route("/admin/replication/election", get(admin::election))
-        .route("/admin/regions", get(admin::regions))
+        .route("/admin/regions", get(regions::list))
+        .route("/admin/regions/{name}", get(regions::get))
         .route("/admin/nodes", get(admin::nodes))
         .route("/admin/proxies", get(proxies::list))
         .route("/admin/events", get(admin::events))
@@ -40,6 +41,7 @@ pub fn router(api: Api) -> Router {
             "/admin/proxies/{proxy}",
             axum::routing::delete(proxies::remove),
         )
+        .route("/admin/regions/{name}", axum::routing::put(regions::put))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::admin))
         .layer(DefaultBodyLimit::max(limits::MAX_ADMIN_BODY_BYTES));
     let loads = Router::new()

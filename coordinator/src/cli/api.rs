@@ -23,6 +23,7 @@ pub struct Api {
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
+    pub etag: Option<String>,
     pub body: Value,
 }
 
@@ -142,6 +143,7 @@ impl Api {
         &self,
         coordinator: usize,
         path: &str,
+        idempotency_key: &str,
         body: bytes::Bytes,
     ) -> anyhow::Result<Answer> {
         let known = self.urls.len().max(1);
@@ -149,7 +151,9 @@ impl Api {
             anyhow::bail!("no coordinator is known");
         };
         let mut request = self.http.post(format!("{url}{path}")).body(body);
-        request = request.header("content-type", "application/x-ndjson");
+        request = request
+            .header("content-type", "application/x-ndjson")
+            .header(maia_common::headers::IDEMPOTENCY_KEY, idempotency_key);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
@@ -165,6 +169,8 @@ fn plain(error: reqwest::Error) -> anyhow::Error {
 
 async fn read(response: reqwest::Response) -> anyhow::Result<Answer> {
     let status = response.status();
+    let etag = response.headers().get(reqwest::header::ETAG);
+    let etag = etag.and_then(|tag| tag.to_str().ok()).map(str::to_owned);
     let bytes = response
         .bytes()
         .await
@@ -175,7 +181,7 @@ async fn read(response: reqwest::Response) -> anyhow::Result<Answer> {
         Err(_) if bytes.is_empty() => Value::Null,
         Err(_) => Value::String(String::from_utf8_lossy(&bytes).into_owned()),
     };
-    Ok(Answer { status, body })
+    Ok(Answer { status, etag, body })
 }
 
 /// The answer, or the refusal that it carries.

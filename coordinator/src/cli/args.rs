@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use maia_common::ids::{RegionName, TenantId};
 use maia_common::placement::{ConflictStrategy, Mode, ShortagePolicy, SyncMode, WriteRouting};
+use maia_common::topology::RegionState;
 
 use crate::config::Preset;
 
@@ -75,7 +76,7 @@ pub enum Verb {
     /// The cluster's regions.
     Region {
         #[command(subcommand)]
-        verb: ListVerb,
+        verb: RegionVerb,
     },
     /// The cluster's coordinators.
     Node {
@@ -111,6 +112,44 @@ pub enum Verb {
 pub enum ListVerb {
     /// Lists them.
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RegionVerb {
+    /// Lists them.
+    List,
+    /// Adds a region.
+    Add {
+        name: RegionName,
+        /// Where clients reach its proxies.
+        #[arg(long, value_name = "URL")]
+        public_url: String,
+        /// Greater comes first at an election.
+        #[arg(long, default_value_t = 0)]
+        priority: u32,
+    },
+    /// Changes a region: what is not named stays.
+    #[command(arg_required_else_help = true)]
+    Set {
+        name: RegionName,
+        /// Where clients reach its proxies.
+        #[arg(long, value_name = "URL")]
+        public_url: Option<String>,
+        /// Greater comes first at an election.
+        #[arg(long)]
+        priority: Option<u32>,
+        /// active, draining or down.
+        #[arg(long)]
+        state: Option<RegionState>,
+    },
+    /// Lets a region take no new tenants, and hands what it leads to other regions that have the
+    /// data. It goes on serving; `set --state active` ends it.
+    Drain {
+        name: RegionName,
+        /// Does not ask.
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -148,7 +148,11 @@ async fn remove(session: &Session, tenant: &TenantId, yes: bool) -> anyhow::Resu
     Ok(())
 }
 
-fn confirm() -> anyhow::Result<()> {
+/// Asks whether to go on.
+///
+/// # Errors
+/// [`Usage`] where nobody can be asked; when the answer is no.
+pub fn confirm() -> anyhow::Result<()> {
     if !std::io::stdin().is_terminal() {
         return Err(Usage("nobody to ask: say --yes".to_owned()).into());
     }

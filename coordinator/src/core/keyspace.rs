@@ -4,6 +4,7 @@
 //! | key | value |
 //! | --- | --- |
 //! | `region/NAME` | `Region` |
+//! | `regions` | how many regions were added after the first ones; each addition compares it |
 //! | `node/ID` | `Node` |
 //! | `group/ID` | `GroupRecord` |
 //! | `groupkey/KEY` | the id of the group with that key |
@@ -51,6 +52,9 @@ pub fn retired(tenant: &TenantId) -> String {
 pub fn region(region: &RegionName) -> String {
     format!("{REGIONS}{region}")
 }
+
+/// How many regions were added after those that the cluster began with.
+pub const ADDED_REGIONS: &str = "regions";
 
 /// A node.
 #[must_use]

@@ -6,7 +6,7 @@
 pub mod load;
 
 use maia_common::error_code::ErrorCode;
-use maia_common::ids::{GroupId, IdempotencyKey, TenantId};
+use maia_common::ids::{GroupId, TenantId};
 use maia_common::limits;
 use maia_common::placement::{
     GroupKey, GroupRecord, GroupState, Member, MemberRole, Placement, PlacementSpec,
@@ -19,7 +19,7 @@ use super::cluster_state::ClusterState;
 use super::keyspace;
 use super::metastore::{Precondition, Transaction};
 
-/// What a client demands of the present placement.
+/// What a client demands of what is there already: a placement, or a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
     /// Anything.
@@ -33,14 +33,14 @@ pub enum Expected {
 }
 
 impl Expected {
-    /// Whether the present placement is as demanded.
+    /// Whether what is there, by its version, is as demanded.
     #[must_use]
-    pub fn holds(self, present: Option<&Placement>) -> bool {
+    pub fn holds(self, present: Option<Version>) -> bool {
         match self {
             Expected::Any => true,
             Expected::Absent => present.is_none(),
             Expected::Present => present.is_some(),
-            Expected::Version(version) => present.is_some_and(|p| p.version == version),
+            Expected::Version(version) => present == Some(version),
         }
     }
 }
@@ -207,15 +207,25 @@ pub struct Found {
     pub retired: Option<(Version, Revision)>,
 }
 
-/// What placing a tenant comes to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Placed {
+/// What placing a tenant does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
     /// It is placed for the first time, or again after its deletion.
-    Created(Placement),
+    Created,
     /// Its properties change.
-    Changed(Placement),
+    Changed,
     /// All is as asked already.
     Unchanged,
+}
+
+/// What placing a tenant comes to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// What it does.
+    pub change: Change,
+    /// The placement afterwards.
+    pub placement: Placement,
 }
 
 /// What placing the tenant in this group, with these properties, comes to.
@@ -228,26 +238,28 @@ pub fn placed(
     group: GroupId,
     properties: &TenantProperties,
 ) -> Result<Placed, PlanError> {
-    let placement = |version: Version, state| Placement {
-        tenant: tenant.clone(),
-        group,
-        version: version.next(),
-        state,
-        properties: properties.clone(),
-    };
-    Ok(match &found.placement {
+    let retired = found.retired.map(|(version, _)| version);
+    let (change, version, state) = match &found.placement {
         Some((present, _)) if present.state == PlacementState::Deleting => {
             return Err(PlanError::Deleting);
         }
-        Some((present, _)) if present.properties == *properties => Placed::Unchanged,
-        Some((present, _)) => Placed::Changed(placement(present.version, present.state)),
-        None => {
-            let last = found
-                .retired
-                .map_or(Version::default(), |(version, _)| version);
-            Placed::Created(placement(last, PlacementState::Active))
+        Some((present, _)) if present.properties == *properties => {
+            (Change::Unchanged, present.version, present.state)
         }
-    })
+        Some((present, _)) => (Change::Changed, present.version.next(), present.state),
+        None => {
+            let version = retired.unwrap_or_default().next();
+            (Change::Created, version, PlacementState::Active)
+        }
+    };
+    let placement = Placement {
+        tenant: tenant.clone(),
+        group,
+        version,
+        state,
+        properties: properties.clone(),
+    };
+    Ok(Placed { change, placement })
 }
 
 /// Adds to a transaction that the tenant's placement becomes this, if nothing under its name has
@@ -279,8 +291,8 @@ pub fn put_placement(
     }
 }
 
-/// The transaction that places a tenant in an active group, or changes its properties; none when
-/// all is as asked already.
+/// The transaction that places a tenant in an active group, or changes its properties, with what it
+/// comes to; when all is as asked already it changes nothing.
 ///
 /// # Errors
 /// [`PlanError::Deleting`] while it is being deleted.
@@ -290,16 +302,23 @@ pub fn place(
     (group, group_revision): (&GroupRecord, Revision),
     properties: &TenantProperties,
     (id, now_unix_us): (&str, u64),
-) -> Result<Option<Transaction>, PlanError> {
-    let (placement, kind) = match placed(found, tenant, group.id, properties)? {
-        Placed::Created(placement) => (placement, "placement_created"),
-        Placed::Changed(placement) => (placement, "placement_changed"),
-        Placed::Unchanged => return Ok(None),
-    };
+) -> Result<(Placed, Transaction), PlanError> {
+    let placed = placed(found, tenant, group.id, properties)?;
     let transaction = Transaction::new(id, now_unix_us)
-        .when(keyspace::group(group.id), Precondition::At(group_revision))
-        .event(&placement_event(kind, &placement, now_unix_us));
-    Ok(Some(put_placement(transaction, found, &placement)))
+        .when(keyspace::group(group.id), Precondition::At(group_revision));
+    let kind = match (placed.change, &found.placement) {
+        (Change::Created, _) => "placement_created",
+        (Change::Changed, _) => "placement_changed",
+        (Change::Unchanged, present) => {
+            let at = present.as_ref().map(|(_, at)| Precondition::At(*at));
+            let unchanged = at.unwrap_or(Precondition::Absent);
+            let transaction = transaction.when(keyspace::tenant(tenant), unchanged);
+            return Ok((placed, transaction));
+        }
+    };
+    let transaction = transaction.event(&placement_event(kind, &placed.placement, now_unix_us));
+    let transaction = put_placement(transaction, found, &placed.placement);
+    Ok((placed, transaction))
 }
 
 fn placement_event(kind: &str, placement: &Placement, now_unix_us: u64) -> Event {
@@ -340,16 +359,4 @@ pub fn end_removal(deleting: &Placement, at: Revision, id: &str, now_unix_us: u6
         .delete(key)
         .put_json(keyspace::retired(&deleting.tenant), &deleting.version)
         .event(&placement_event("placement_removed", deleting, now_unix_us))
-}
-
-/// The transaction's id for a client's idempotency key: a retry takes effect once.
-#[must_use]
-pub fn transaction_id(key: Option<&IdempotencyKey>, what: &str, chance: u128) -> String {
-    match key {
-        // The key may be 128 bytes long and the id holds 128 in all.
-        Some(key) => blake3::hash(format!("{what}\0{key}").as_bytes())
-            .to_hex()
-            .to_string(),
-        None => format!("{what:.64}-{chance:032x}"),
-    }
 }

@@ -32,6 +32,7 @@ use super::peer_service::PeerService;
 use super::peers::{Directory, Peers};
 use super::placements::Placements;
 use super::proxies::{Proxies, ProxiesParts};
+use super::regions::Regions;
 use super::vitals::{self, Vitals};
 use crate::api::{self, Api};
 use crate::config::Config;
@@ -297,6 +298,8 @@ impl Parts {
     }
 
     fn api(&self, config: &Config, data: DataService, placements: Placements) -> Api {
+        let store = Arc::clone(&self.store) as Arc<dyn Metastore>;
+        let regions = Regions::new(store, self.cluster.clone());
         let vitals = Arc::<ArcSwap<Vitals>>::default();
         let sampled = vitals::sample(Arc::clone(&self.engine), Arc::clone(&vitals));
         self.tasks.spawn_until_stop("vitals", sampled);
@@ -304,6 +307,7 @@ impl Parts {
             me: self.me.clone(),
             auth: config.auth.clone(),
             placements,
+            regions,
             data,
             engine: Arc::clone(&self.engine),
             store: Arc::clone(&self.store) as Arc<dyn Metastore>,

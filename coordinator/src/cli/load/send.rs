@@ -57,6 +57,8 @@ struct Report {
     changed: u64,
     unchanged: u64,
     failed: Vec<Failure>,
+    #[serde(default)]
+    failed_omitted: usize,
 }
 
 /// Sends batches; shared by all that are in flight, on one thread.
@@ -93,9 +95,16 @@ impl<'a> Sender<'a> {
         let mut rest: Vec<Line> = batch.lines.clone();
         let mut done = Done::default();
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        // A repetition of the same lines is answered as the first was, whose answer was lost.
+        let mut key = new_key();
         loop {
             let asked = self.coordinator.get();
-            let (trouble, waiting) = match self.ask(asked, &rest).await {
+            let (trouble, waiting) = match self.ask(asked, &rest, &key).await {
+                Ok(report) if report.failed_omitted > 0 => {
+                    // The answer to a repetition does not name all: as a new request it does.
+                    key = new_key();
+                    continue;
+                }
                 Ok(report) => {
                     let waiting = settle(&mut done, report, &mut rest);
                     let Some(first) = waiting.first() else {
@@ -103,6 +112,7 @@ impl<'a> Sender<'a> {
                         self.progress_at.set(Instant::now());
                         return Ok(done);
                     };
+                    key = new_key();
                     let text = format!("tenant `{}`: {}", first.tenant, first.detail);
                     (anyhow!(text), waiting)
                 }
@@ -128,16 +138,22 @@ impl<'a> Sender<'a> {
         }
     }
 
-    async fn ask(&self, coordinator: usize, lines: &[Line]) -> Result<Report, Miss> {
+    async fn ask(&self, coordinator: usize, lines: &[Line], key: &str) -> Result<Report, Miss> {
         let mut body = Vec::new();
         for line in lines {
             body.extend_from_slice(&line.text);
             body.push(b'\n');
         }
         let path = "/v1/placements";
-        let answer = self.api.post_lines(coordinator, path, Bytes::from(body));
+        let answer = self
+            .api
+            .post_lines(coordinator, path, key, Bytes::from(body));
         report(answer.await.map_err(Miss::Again)?)
     }
+}
+
+fn new_key() -> String {
+    format!("load-{:032x}", fastrand::u128(..))
 }
 
 /// Why there is no report.

@@ -11,8 +11,8 @@ use prost::Message;
 
 use super::history;
 use super::layout::{
-    META_VERSION, current_revision, decode_value, events_mark, meta_key, number, revision_mark,
-    revision_of, suffix_of,
+    META_VERSION, current_revision, decode_value, earlier, events_mark, meta_key, number,
+    revision_mark, suffix_of,
 };
 use crate::core::frame;
 use crate::raft::{Mutations, StateCf, StateError, StateView};
@@ -46,9 +46,12 @@ pub fn apply(
     if let Err(reason) = check(&transaction) {
         return Ok(refused(revision, reason));
     }
-    if let Some(earlier) = revision_of(view, &transaction.id)? {
+    if let Some(earlier) = earlier(view, &transaction.id)? {
+        let mut outcome = succeeded(Revision::new(earlier.revision));
+        outcome.other_digest = earlier.digest != transaction.digest;
+        outcome.succeeded = !outcome.other_digest;
         return Ok(Applied {
-            outcome: succeeded(earlier),
+            outcome,
             change: None,
         });
     }
@@ -58,9 +61,8 @@ pub fn apply(
             let failed_compare = u32::try_from(at).unwrap_or(u32::MAX);
             let outcome = wire::TransactionOutcome {
                 succeeded: false,
-                revision: revision.get(),
                 failed_compare,
-                refused: String::new(),
+                ..succeeded(revision)
             };
             return Ok(Applied {
                 outcome,
@@ -68,7 +70,8 @@ pub fn apply(
             });
         }
     }
-    if transaction.operations.is_empty() {
+    // A request with an idempotency key is remembered even when it found nothing to change.
+    if transaction.operations.is_empty() && transaction.digest.is_empty() {
         return Ok(Applied {
             outcome: succeeded(revision),
             change: None,
@@ -85,17 +88,15 @@ fn succeeded(revision: Revision) -> wire::TransactionOutcome {
     wire::TransactionOutcome {
         succeeded: true,
         revision: revision.get(),
-        failed_compare: 0,
-        refused: String::new(),
+        ..wire::TransactionOutcome::default()
     }
 }
 
 fn refused(revision: Revision, reason: String) -> Applied {
     let outcome = wire::TransactionOutcome {
         succeeded: false,
-        revision: revision.get(),
-        failed_compare: 0,
         refused: reason,
+        ..succeeded(revision)
     };
     Applied {
         outcome,
@@ -106,6 +107,9 @@ fn refused(revision: Revision, reason: String) -> Applied {
 fn check(transaction: &wire::Transaction) -> Result<(), String> {
     if transaction.id.is_empty() || transaction.id.len() > 128 {
         return Err("a transaction's id has 1 to 128 bytes".to_owned());
+    }
+    if transaction.digest.len() > 32 || transaction.memo.len() > limits::MAX_MEMO_BYTES {
+        return Err("a digest or memo that is too long".to_owned());
     }
     let count = transaction.operations.len() + transaction.compares.len();
     if count > limits::MAX_TXN_OPERATIONS {
@@ -213,7 +217,7 @@ fn write(
         revision_mark(),
         revision.get().to_be_bytes(),
     );
-    history::record(&change, view, out)?;
+    history::record(&change, transaction, view, out)?;
     Ok(Applied {
         outcome: succeeded(revision),
         change: Some(change),

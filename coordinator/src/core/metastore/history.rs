@@ -9,15 +9,14 @@ use maia_common::limits;
 use maia_common::position::Revision;
 use maia_common::wire::record as wire;
 
-use super::layout::{
-    META_VERSION, change_key, dedup_key, history_mark, id_mark, number_pair, revision_bytes,
-};
+use super::layout::{META_VERSION, change_key, dedup_key, history_mark, id_mark, number_pair};
 use crate::core::frame;
 use crate::raft::{Mutations, StateCf, StateError, StateView};
 
 /// Keeps the change for watchers and its transaction's id for retries; forgets what is too old.
 pub(super) fn record(
     change: &wire::MetaChange,
+    transaction: &wire::Transaction,
     view: &dyn StateView,
     out: &mut Mutations,
 ) -> Result<(), StateError> {
@@ -25,8 +24,14 @@ pub(super) fn record(
     let encoded = frame::encode(META_VERSION, change);
     trim(revision, encoded.len() as u64, view, out)?;
     out.put(StateCf::Changes, change_key(revision), encoded);
-    let id = &change.transaction_id;
-    out.put(StateCf::Dedup, dedup_key(id), revision_bytes(revision));
+    let id = &transaction.id;
+    let earlier = wire::Earlier {
+        revision: revision.get(),
+        digest: transaction.digest.clone(),
+        memo: transaction.memo.clone(),
+    };
+    let encoded = frame::encode(META_VERSION, &earlier);
+    out.put(StateCf::Dedup, dedup_key(id), encoded);
     out.put(StateCf::Marks, id_mark(revision), id.as_bytes());
     forget_id(revision, view, out)
 }

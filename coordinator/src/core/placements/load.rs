@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, TenantId};
+use maia_common::limits;
 use maia_common::placement::{Placement, PlacementSpec, TenantProperties};
 use maia_common::position::Revision;
 use serde::{Deserialize, Serialize};
 
-use super::{Event, Found, Placed, placed, put_placement};
+use super::{Change, Event, Found, placed, put_placement};
 use crate::core::keyspace;
 use crate::core::metastore::{Precondition, Transaction};
 
@@ -81,7 +82,7 @@ pub struct Trouble {
 }
 
 /// An item that was not carried out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Its line, from 1.
     pub line: usize,
@@ -93,8 +94,8 @@ pub struct Failure {
     pub detail: String,
 }
 
-/// What a load did, or would do.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+/// What a load did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// Tenants that were placed.
     pub created: usize,
@@ -104,6 +105,38 @@ pub struct Tally {
     pub unchanged: usize,
     /// Tenants that were left as they were.
     pub failed: Vec<Failure>,
+    /// In the answer to a repetition: failures that are not remembered.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failed_omitted: usize,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the shape that serde asks for"
+)]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+impl Tally {
+    /// As it is remembered with an idempotency key: bounded, without details.
+    #[must_use]
+    pub fn memo(&self) -> Tally {
+        let remembered = self.failed.iter().take(limits::MAX_REMEMBERED_FAILURES);
+        Tally {
+            failed: remembered
+                .map(|failure| Failure {
+                    detail: String::new(),
+                    ..failure.clone()
+                })
+                .collect(),
+            failed_omitted: self
+                .failed
+                .len()
+                .saturating_sub(limits::MAX_REMEMBERED_FAILURES),
+            ..*self
+        }
+    }
 }
 
 /// A load as far as it is decided.
@@ -138,26 +171,23 @@ impl<'a> LoadPlan<'a> {
             }
         };
         let (group, at) = home.group;
-        let placement = match placed(found, &item.tenant, group, &home.properties) {
-            Ok(Placed::Unchanged) => {
-                self.tally.unchanged += 1;
-                return;
-            }
-            Ok(Placed::Created(placement)) => {
-                self.tally.created += 1;
-                placement
-            }
-            Ok(Placed::Changed(placement)) => {
-                self.tally.changed += 1;
-                placement
-            }
+        let placed = match placed(found, &item.tenant, group, &home.properties) {
+            Ok(placed) => placed,
             Err(error) => {
                 let (code, detail) = (error.code(), error.to_string());
                 return self.fail(*number, &item.tenant, code, &detail);
             }
         };
+        match placed.change {
+            Change::Created => self.tally.created += 1,
+            Change::Changed => self.tally.changed += 1,
+            Change::Unchanged => {
+                self.tally.unchanged += 1;
+                return;
+            }
+        }
         self.groups.insert(group, at);
-        self.puts.push((found, placement));
+        self.puts.push((found, placed.placement));
     }
 
     fn fail(&mut self, line: usize, tenant: &TenantId, code: ErrorCode, detail: &str) {
@@ -169,12 +199,15 @@ impl<'a> LoadPlan<'a> {
         });
     }
 
-    /// What to commit; none when nothing is to be changed. One event tells of all.
+    /// Whether nothing is to be changed.
     #[must_use]
-    pub fn transaction(&self, id: &str, now_unix_us: u64) -> Option<Transaction> {
-        if self.puts.is_empty() {
-            return None;
-        }
+    pub fn is_empty(&self) -> bool {
+        self.puts.is_empty()
+    }
+
+    /// What to commit. One event tells of all.
+    #[must_use]
+    pub fn transaction(&self, id: &str, now_unix_us: u64) -> Transaction {
         let mut transaction = Transaction::new(id, now_unix_us);
         for (group, at) in &self.groups {
             transaction = transaction.when(keyspace::group(*group), Precondition::At(*at));
@@ -182,15 +215,20 @@ impl<'a> LoadPlan<'a> {
         for (found, placement) in &self.puts {
             transaction = put_placement(transaction, found, placement);
         }
-        let Tally {
-            created, changed, ..
-        } = self.tally;
-        Some(transaction.event(&Event {
+        if self.is_empty() {
+            return transaction;
+        }
+        let (created, changed) = (self.tally.created, self.tally.changed);
+        transaction.event(&Event {
             kind: "placements_loaded".into(),
             at_unix_us: now_unix_us,
             tenant: None,
             group: None,
             detail: format!("{created} created, {changed} changed"),
-        }))
+        })
     }
 }
+
+#[cfg(test)]
+#[path = "load_test.rs"]
+mod tests;

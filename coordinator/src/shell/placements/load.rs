@@ -6,18 +6,18 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use maia_common::error_code::ErrorCode;
-use maia_common::ids::GroupId;
+use maia_common::ids::{GroupId, IdempotencyKey};
 use maia_common::limits;
 use maia_common::placement::{GroupKey, GroupRecord, PlacementSpec};
 use maia_common::position::Revision;
 use serde::Serialize;
 
-use super::{MAX_PLANS, Placements, Refusal, find, too_busy, transaction_id};
-use crate::core::cluster_state::ClusterState;
+use super::{Placements, Refusal, find, request_id};
 use crate::core::metastore as metastore_core;
 use crate::core::placements::load::{Home, Line, LoadPlan, Tally, Trouble};
 use crate::core::placements::{self as plans, Found};
-use crate::metastore::{MetastoreError, Outcome, Versioned};
+use crate::metastore::{MetastoreError, Versioned};
+use crate::shell::changes::{MAX_PLANS, earlier, too_busy};
 use crate::shell::clock::unix_us;
 
 /// What a load did.
@@ -46,34 +46,43 @@ impl From<Refusal> for Trouble {
 impl Placements {
     /// Places the tenants of these lines, or changes their properties, all at one revision; those
     /// that can't be as asked are reported and left as they are. In force here when it returns.
+    /// `body`: what the lines were read from, which tells requests with the same key apart.
     ///
     /// # Errors
     /// [`Refusal`] when nothing, or with `outcome_unknown` all, may have been carried out: a
     /// repetition is harmless.
-    pub async fn load(&self, lines: &[Line], deadline: Instant) -> Result<Loaded, Refusal> {
-        let id = transaction_id(None, "load");
+    pub async fn load(
+        &self,
+        (lines, body): (&[Line], &[u8]),
+        key: Option<&IdempotencyKey>,
+        deadline: Instant,
+    ) -> Result<Loaded, Refusal> {
+        let request = request_id(key, "load", body);
         for _ in 0..MAX_PLANS {
             self.settle(deadline).await?;
+            if let Some((revision, tally)) = earlier::<Tally>(&*self.store, &request)? {
+                return Ok(Loaded { revision, tally });
+            }
             let (found, now) = self.find_all(lines)?;
             let homes = self.homes(lines, &found, deadline).await?;
             let mut plan = LoadPlan::default();
             for (line, found) in lines.iter().zip(&found) {
                 plan.add(line, found, &homes[&case(line, found)]);
             }
-            let Some(transaction) = plan.transaction(&id, unix_us()) else {
+            if plan.is_empty() && key.is_none() {
                 return Ok(Loaded {
                     revision: now,
                     tally: plan.tally,
                 });
-            };
-            let outcome = self.store.transact(transaction, deadline).await?;
-            if let Outcome::Committed(revision) = outcome {
-                let seen = |state: &ClusterState| state.revision >= revision;
-                self.cluster.wait_for(deadline, seen).await;
-                return Ok(Loaded {
-                    revision,
-                    tally: plan.tally,
-                });
+            }
+            let transaction = plan.transaction(request.id(), unix_us());
+            let transaction = request.sign(transaction, &plan.tally.memo());
+            if let Some(revision) = self.commit(transaction, deadline).await? {
+                // The same request may have come twice at once: then one answer stands for both.
+                let earlier = earlier::<Tally>(&*self.store, &request)?;
+                let other = earlier.filter(|(_, memo)| *memo != plan.tally.memo());
+                let tally = other.map_or(plan.tally, |(_, memo)| memo);
+                return Ok(Loaded { revision, tally });
             }
         }
         Err(too_busy())
