@@ -9,6 +9,7 @@ mod extract;
 mod health;
 mod latches;
 mod metrics;
+mod nodes;
 mod placements;
 mod problem;
 mod router;
@@ -28,6 +29,7 @@ use crate::metastore::Metastore;
 use crate::raft::Engine;
 use crate::shell::cluster::Cluster;
 use crate::shell::data::DataService;
+use crate::shell::nodes::Nodes;
 use crate::shell::placements::Placements;
 use crate::shell::vitals::Vitals;
 
@@ -42,6 +44,8 @@ pub struct Parts {
     pub auth: Auth,
     /// Placements.
     pub placements: Placements,
+    /// Coordinators.
+    pub nodes: Nodes,
     /// The built-in origin.
     pub data: DataService,
     /// For states of groups.
@@ -83,6 +87,12 @@ impl Api {
             latches: Latches::default(),
             gate,
         }
+    }
+
+    /// The service of placements.
+    #[must_use]
+    pub fn placements(&self) -> Placements {
+        self.parts.placements.clone()
     }
 }
 

@@ -12,6 +12,7 @@ mod args;
 mod cluster;
 mod config;
 mod demo;
+mod node;
 mod print;
 mod session;
 mod tenant;
@@ -64,7 +65,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Verb::Health => views::health(&Session::open(&args.global)?).await,
         Verb::Groups => views::groups(&Session::open(&args.global)?).await,
         Verb::Region { verb } => views::regions(&Session::open(&args.global)?, verb).await,
-        Verb::Node { verb } => views::nodes(&Session::open(&args.global)?, verb).await,
+        Verb::Node { verb } => node::run(&Session::open(&args.global)?, verb).await,
         Verb::Proxy { verb } => views::proxies(&Session::open(&args.global)?, verb).await,
         Verb::Events { after, follow } => {
             views::events(&Session::open(&args.global)?, after, follow).await

@@ -3,8 +3,9 @@
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use maia_common::ids::GroupId;
-use maia_common::topology::{Leader, Node};
+use maia_common::ids::{GroupId, NodeId};
+use maia_common::placement::{GroupRecord, MemberRole};
+use maia_common::topology::Leader;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -21,13 +22,6 @@ use crate::raft::{GroupStatus, Role};
 pub async fn regions(State(api): State<Api>) -> Json<Value> {
     let state = api.parts.cluster.state();
     Json(json!({ "regions": state.regions.values().collect::<Vec<_>>() }))
-}
-
-/// The cluster's coordinators.
-pub async fn nodes(State(api): State<Api>) -> Json<Value> {
-    let state = api.parts.cluster.state();
-    let nodes: Vec<&Node> = state.nodes.values().collect();
-    Json(json!({ "nodes": nodes }))
 }
 
 /// The proxies on this coordinator's feed. Registration in the metastore comes with a later issue:
@@ -82,6 +76,11 @@ fn newest_leader(
         .max_by_key(|leader| leader.term)
 }
 
+fn learners(record: &GroupRecord) -> Vec<NodeId> {
+    let learners = record.staying().filter(|m| m.role == MemberRole::Learner);
+    learners.map(|m| m.node).collect()
+}
+
 /// Group 0's election, and who leads every placement group.
 pub async fn election(State(api): State<Api>) -> Json<Value> {
     let root = api.parts.engine.status(GroupId::METASTORE);
@@ -100,8 +99,8 @@ pub async fn election(State(api): State<Api>) -> Json<Value> {
                 "term": leader.as_ref().map(|l| l.term),
                 "leader": leader.as_ref().map(|l| l.node),
                 "region": leader.as_ref().map(|l| &l.region),
-                "voters": record.members.iter().map(|m| m.node).collect::<Vec<_>>(),
-                "learners": [],
+                "voters": record.voters(),
+                "learners": learners(record),
                 "witness": Value::Null,
                 "stopped": status.and_then(|s| s.stopped),
             })

@@ -5,7 +5,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::GroupId;
@@ -14,7 +14,7 @@ use maia_common::runtime::GateError;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::problem::ApiError;
-use super::{Api, admin, auth, data, health, metrics, placements};
+use super::{Api, admin, auth, data, health, metrics, nodes, placements};
 
 /// All routes.
 pub fn router(api: Api) -> Router {
@@ -23,7 +23,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/replication/health", get(health::health))
         .route("/admin/replication/election", get(admin::election))
         .route("/admin/regions", get(admin::regions))
-        .route("/admin/nodes", get(admin::nodes))
+        .route("/admin/nodes", get(nodes::list))
         .route("/admin/proxies", get(admin::proxies))
         .route("/admin/events", get(admin::events))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::read));
@@ -36,6 +36,8 @@ pub fn router(api: Api) -> Router {
             axum::routing::put(placements::put).delete(placements::remove),
         )
         .route("/admin/tenants/{tenant}/placement", post(placements::put))
+        .route("/admin/nodes", post(nodes::add))
+        .route("/admin/nodes/{id}", delete(nodes::remove))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::admin))
         .layer(DefaultBodyLimit::max(limits::MAX_ADMIN_BODY_BYTES));
     let data = Router::new()

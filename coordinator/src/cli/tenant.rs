@@ -146,7 +146,11 @@ async fn remove(session: &Session, tenant: &TenantId, yes: bool) -> anyhow::Resu
     Ok(())
 }
 
-fn confirm() -> anyhow::Result<()> {
+/// Asks the person at the terminal whether to go on.
+///
+/// # Errors
+/// There is nobody to ask, or the answer is no.
+pub(super) fn confirm() -> anyhow::Result<()> {
     if !std::io::stdin().is_terminal() {
         return Err(Usage("nobody to ask: say --yes".to_owned()).into());
     }

@@ -1,4 +1,4 @@
-//! What the cluster says of itself: health, groups, regions, nodes, proxies, events.
+//! What the cluster says of itself: health, groups, regions, proxies, events.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -89,23 +89,6 @@ pub async fn regions(session: &Session, verb: ListVerb) -> anyhow::Result<()> {
         ("STATE", "state"),
     ];
     print::objects(session.output, &answer, "regions", &columns);
-    Ok(())
-}
-
-/// The cluster's coordinators.
-///
-/// # Errors
-/// What the cluster refuses.
-pub async fn nodes(session: &Session, verb: ListVerb) -> anyhow::Result<()> {
-    let ListVerb::List = verb;
-    let answer = session.api.get("/admin/nodes").await?;
-    let columns = [
-        ("ID", "id"),
-        ("REGION", "region"),
-        ("RPC", "rpc_addr"),
-        ("API", "api_url"),
-    ];
-    print::objects(session.output, &answer, "nodes", &columns);
     Ok(())
 }
 

@@ -2,11 +2,14 @@
 //! comes in as arguments and goes out as values; the shell executes them.
 
 pub mod cluster_state;
+pub mod collection;
 pub mod data;
 pub mod feed;
 pub mod frame;
 pub mod group_life;
 pub mod keyspace;
+pub mod membership;
 pub mod metastore;
+pub mod nodes;
 pub mod placements;
 pub mod record;

@@ -3,6 +3,8 @@
 //! plans anew when the world changed meanwhile. Invariants: I6 (one group per tenant: one key), I12
 //! (groups are capped).
 
+use std::collections::BTreeSet;
+
 use maia_common::ids::{GroupId, IdempotencyKey, TenantId};
 use maia_common::limits;
 use maia_common::placement::{
@@ -122,6 +124,8 @@ pub fn create_group(
         key: key.clone(),
         state: GroupState::Creating,
         members,
+        leaving: BTreeSet::new(),
+        left: BTreeSet::new(),
     };
     let event = Event {
         kind: "group_created".into(),
@@ -217,7 +221,10 @@ pub fn place(
         .put_json(key, &placement)
         .delete(keyspace::retired(tenant))
         .event(&placement_event(kind, &placement, now_unix_us));
-    Some(transaction)
+    Some(match present {
+        Some(_) => transaction,
+        None => transaction.add(keyspace::refs(group.id), 1),
+    })
 }
 
 fn placement_event(kind: &str, placement: &Placement, now_unix_us: u64) -> Event {
@@ -242,6 +249,7 @@ pub fn begin_removal(present: &Placement, at: Revision, id: &str, now_unix_us: u
     Transaction::new(id, now_unix_us)
         .when(&key, Precondition::At(at))
         .put_json(key, &deleting)
+        .put_json(keyspace::deletion(&present.tenant), &deleting.version)
         .event(&placement_event(
             "placement_removing",
             &deleting,
@@ -256,6 +264,8 @@ pub fn end_removal(deleting: &Placement, at: Revision, id: &str, now_unix_us: u6
     Transaction::new(id, now_unix_us)
         .when(&key, Precondition::At(at))
         .delete(key)
+        .delete(keyspace::deletion(&deleting.tenant))
+        .add(keyspace::refs(deleting.group), -1)
         .put_json(keyspace::retired(&deleting.tenant), &deleting.version)
         .event(&placement_event("placement_removed", deleting, now_unix_us))
 }

@@ -256,15 +256,22 @@ impl Placements {
         deadline: Instant,
     ) -> Result<(), Refusal> {
         let id = transaction_id(key, &format!("remove\0{tenant}"));
+        let mut begun = false;
         for _ in 0..MAX_PLANS {
             self.settle(deadline).await?;
             if self.is_known(&id)? {
                 return Ok(());
             }
             let Some(present) = self.stored(tenant)? else {
-                return Err(unknown_tenant(tenant));
+                // Another, such as the controller, may have ended what was begun.
+                return if begun {
+                    Ok(())
+                } else {
+                    Err(unknown_tenant(tenant))
+                };
             };
             if present.value.state == PlacementState::Deleting {
+                begun = true;
                 let (group, revision) = (present.value.group, present.revision);
                 self.data.purge(tenant, group, revision, deadline).await?;
                 let end = plans::end_removal(&present.value, revision, &id, unix_us());
@@ -307,29 +314,41 @@ impl Placements {
         for _ in 0..MAX_PLANS {
             let cluster = self.cluster.state();
             if let Some(known) = cluster.group_with(key) {
-                return self.active(known.id, deadline).await;
+                if let Some(group) = self.active(known.id, deadline).await? {
+                    return Ok(group);
+                }
+                self.settle(deadline).await?;
+                continue;
             }
             let last = metastore::get::<GroupId>(&*self.store, keyspace::LAST_GROUP)?;
             let last = last.map(|l| (l.value, l.revision));
+            // A group is made of nodes that take part as of the last change of groups: an operator
+            // may be taking one out.
+            if last.is_some_and(|(_, revision)| revision > cluster.revision) {
+                self.settle(deadline).await?;
+                continue;
+            }
             let id = transaction_id(None, "group");
             let (transaction, record) = plans::create_group(&cluster, last, key, &id, unix_us())?;
             if let Outcome::Committed(revision) = self.store.transact(transaction, deadline).await?
             {
                 let seen = |state: &ClusterState| state.revision >= revision;
                 self.cluster.wait_for(deadline, seen).await;
-                return self.active(record.id, deadline).await;
+                if let Some(group) = self.active(record.id, deadline).await? {
+                    return Ok(group);
+                }
             }
             self.settle(deadline).await?;
         }
         Err(too_busy())
     }
 
-    /// The group's record once its first leader has confirmed it.
+    /// The group's record once its first leader has confirmed it; none when it was closed meanwhile.
     async fn active(
         &self,
         group: GroupId,
         deadline: Instant,
-    ) -> Result<Versioned<GroupRecord>, Refusal> {
+    ) -> Result<Option<Versioned<GroupRecord>>, Refusal> {
         let is_active = |state: &ClusterState| {
             state
                 .groups
@@ -341,9 +360,7 @@ impl Placements {
             return Err(Refusal::new(ErrorCode::GroupLeaderless, text));
         }
         let stored = metastore::get::<GroupRecord>(&*self.store, &keyspace::group(group))?;
-        stored
-            .filter(|g| g.value.state == GroupState::Active)
-            .ok_or_else(too_busy)
+        Ok(stored.filter(|g| g.value.state == GroupState::Active))
     }
 
     /// Waits for the newest state to be what is read here.
