@@ -105,6 +105,8 @@ async fn readyz(State(api): State<Api>) -> Response {
     let root = api.parts.engine.status(GroupId::METASTORE);
     let led = root.is_some_and(|status| !status.is_leaderless(api.parts.replica_silence));
     latches.insert("metastore_leader", led);
+    let whole = api.parts.store.read(&mut |_| Ok(())).is_ok();
+    latches.insert("metastore_state", whole);
     let ready = latches.values().all(|open| *open);
     let status = if ready {
         StatusCode::OK
