@@ -9,6 +9,7 @@ mod extract;
 mod health;
 mod latches;
 mod metrics;
+mod nodes;
 mod placements;
 mod problem;
 mod proxies;
@@ -30,6 +31,7 @@ use crate::metastore::Metastore;
 use crate::raft::Engine;
 use crate::shell::cluster::Cluster;
 use crate::shell::data::DataService;
+use crate::shell::nodes::Nodes;
 use crate::shell::placements::Placements;
 use crate::shell::proxies::Proxies;
 use crate::shell::regions::Regions;
@@ -48,6 +50,8 @@ pub struct Parts {
     pub placements: Placements,
     /// Regions.
     pub regions: Regions,
+    /// Coordinators.
+    pub nodes: Nodes,
     /// The built-in origin.
     pub data: DataService,
     /// For states of groups.
@@ -91,6 +95,12 @@ impl Api {
             latches: Latches::default(),
             gate,
         }
+    }
+
+    /// The service of placements.
+    #[must_use]
+    pub fn placements(&self) -> Placements {
+        self.parts.placements.clone()
     }
 }
 

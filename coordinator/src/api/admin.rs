@@ -3,8 +3,9 @@
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use maia_common::ids::GroupId;
-use maia_common::topology::{Leader, Node};
+use maia_common::ids::{GroupId, NodeId};
+use maia_common::placement::{GroupRecord, MemberRole};
+use maia_common::topology::Leader;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -16,13 +17,6 @@ use crate::core::cluster_state::ClusterState;
 use crate::core::keyspace;
 use crate::metastore;
 use crate::raft::{GroupStatus, Role};
-
-/// The cluster's coordinators.
-pub async fn nodes(State(api): State<Api>) -> Json<Value> {
-    let state = api.parts.cluster.state();
-    let nodes: Vec<&Node> = state.nodes.values().collect();
-    Json(json!({ "nodes": nodes }))
-}
 
 fn role_name(role: Role) -> &'static str {
     match role {
@@ -56,6 +50,11 @@ fn newest_leader(
         .max_by_key(|leader| leader.term)
 }
 
+fn learners(record: &GroupRecord) -> Vec<NodeId> {
+    let learners = record.staying().filter(|m| m.role == MemberRole::Learner);
+    learners.map(|m| m.node).collect()
+}
+
 /// Group 0's election, and who leads every placement group.
 pub async fn election(State(api): State<Api>) -> Json<Value> {
     let root = api.parts.engine.status(GroupId::METASTORE);
@@ -74,8 +73,8 @@ pub async fn election(State(api): State<Api>) -> Json<Value> {
                 "term": leader.as_ref().map(|l| l.term),
                 "leader": leader.as_ref().map(|l| l.node),
                 "region": leader.as_ref().map(|l| &l.region),
-                "voters": record.members.iter().map(|m| m.node).collect::<Vec<_>>(),
-                "learners": [],
+                "voters": record.voters(),
+                "learners": learners(record),
                 "witness": Value::Null,
                 "stopped": status.and_then(|s| s.stopped),
             })

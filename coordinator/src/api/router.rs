@@ -5,7 +5,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::GroupId;
@@ -14,7 +14,7 @@ use maia_common::runtime::GateError;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::problem::ApiError;
-use super::{Api, admin, auth, data, health, metrics, placements, proxies, regions};
+use super::{Api, admin, auth, data, health, metrics, nodes, placements, proxies, regions};
 
 /// All routes.
 pub fn router(api: Api) -> Router {
@@ -24,7 +24,7 @@ pub fn router(api: Api) -> Router {
         .route("/admin/replication/election", get(admin::election))
         .route("/admin/regions", get(regions::list))
         .route("/admin/regions/{name}", get(regions::get))
-        .route("/admin/nodes", get(admin::nodes))
+        .route("/admin/nodes", get(nodes::list))
         .route("/admin/proxies", get(proxies::list))
         .route("/admin/events", get(admin::events))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::read));
@@ -42,6 +42,8 @@ pub fn router(api: Api) -> Router {
             axum::routing::delete(proxies::remove),
         )
         .route("/admin/regions/{name}", axum::routing::put(regions::put))
+        .route("/admin/nodes", post(nodes::add))
+        .route("/admin/nodes/{id}", delete(nodes::remove))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::admin))
         .layer(DefaultBodyLimit::max(limits::MAX_ADMIN_BODY_BYTES));
     let loads = Router::new()
@@ -114,6 +116,8 @@ async fn readyz(State(api): State<Api>) -> Response {
     let root = api.parts.engine.status(GroupId::METASTORE);
     let led = root.is_some_and(|status| !status.is_leaderless(api.parts.replica_silence));
     latches.insert("metastore_leader", led);
+    let whole = api.parts.store.read(&mut |_| Ok(())).is_ok();
+    latches.insert("metastore_state", whole);
     let ready = latches.values().all(|open| *open);
     let status = if ready {
         StatusCode::OK

@@ -23,9 +23,10 @@ use super::clock::unix_us;
 use super::cluster::Cluster;
 use super::peers::Peers;
 use super::placements::Refusal;
+use crate::core::idempotency::RequestId;
 use crate::core::keyspace;
 use crate::core::metastore::{Precondition, Transaction};
-use crate::core::placements::{Event, transaction_id};
+use crate::core::placements::Event;
 use crate::feed::Hub;
 use crate::metastore::{self, Metastore, MetastoreError, Outcome, Versioned};
 
@@ -282,7 +283,8 @@ fn event(kind: &str, proxy: &Proxy, now_unix_us: u64) -> Event {
 }
 
 fn chance(what: &str) -> String {
-    transaction_id(None, what, fastrand::u128(..))
+    let id = RequestId::new(None, what, b"", fastrand::u128(..));
+    id.id().to_owned()
 }
 
 fn busy() -> Refusal {
