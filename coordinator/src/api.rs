@@ -11,6 +11,8 @@ mod latches;
 mod metrics;
 mod placements;
 mod problem;
+mod proxies;
+mod regions;
 mod router;
 
 use std::path::PathBuf;
@@ -29,6 +31,8 @@ use crate::raft::Engine;
 use crate::shell::cluster::Cluster;
 use crate::shell::data::DataService;
 use crate::shell::placements::Placements;
+use crate::shell::proxies::Proxies;
+use crate::shell::regions::Regions;
 use crate::shell::vitals::Vitals;
 
 pub use latches::Latches;
@@ -42,6 +46,8 @@ pub struct Parts {
     pub auth: Auth,
     /// Placements.
     pub placements: Placements,
+    /// Regions.
+    pub regions: Regions,
     /// The built-in origin.
     pub data: DataService,
     /// For states of groups.
@@ -50,8 +56,10 @@ pub struct Parts {
     pub store: Arc<dyn Metastore>,
     /// For regions, nodes and groups.
     pub cluster: Cluster,
-    /// For proxies.
+    /// For what the feed counts.
     pub hub: Arc<Hub>,
+    /// Registered proxies.
+    pub proxies: Proxies,
     /// For rates and lags.
     pub vitals: Arc<ArcSwap<Vitals>>,
     /// A member that did not answer for longer is taken for unreachable.

@@ -3,6 +3,7 @@
 
 pub mod applier;
 pub mod bootstrap;
+pub mod changes;
 pub mod clock;
 pub mod cluster;
 pub mod data;
@@ -12,4 +13,6 @@ pub mod node;
 pub mod peer_service;
 pub mod peers;
 pub mod placements;
+pub mod proxies;
+pub mod regions;
 pub mod vitals;

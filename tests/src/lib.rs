@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: [`cluster`] starts the real binaries on loopback,
 //! [`client`] speaks HTTP to them as any client would, [`wait`] replaces sleeping, [`load`] writes
-//! while something breaks, [`metrics`] reads what the processes count.
+//! while something breaks, [`metrics`] reads what the processes count, [`show`] is what issues
+//! must show.
 //!
 //! Nothing here links the product's code: the tests know only what its users know.
 
@@ -9,6 +10,7 @@ pub mod cluster;
 pub mod curl;
 pub mod load;
 pub mod metrics;
+pub mod show;
 pub mod wait;
 
 pub use client::{Answer, Client};

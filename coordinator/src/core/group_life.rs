@@ -8,10 +8,12 @@
 //! creating      first member, empty log        Initialize   (others after a while: it may be dead)
 //! creating      leads                          Activate     creating → active
 //! any           leads at a term not announced  Announce
-//! any           leads away from home           Transfer   (home well for long, none lately)
+//! any           leads away from home, or       Transfer   (see `homecoming`)
+//!               where it should not
 //! ```
 //! Invariants: I1 (only first members initialize, only while it says creating), I4 (announcements).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use maia_common::ids::{GroupId, NodeId};
@@ -19,6 +21,7 @@ use maia_common::placement::{GroupRecord, GroupState, MemberRole};
 use maia_common::position::Term;
 
 use super::cluster_state::ClusterState;
+use super::homecoming;
 
 /// A local instance of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,14 +33,14 @@ pub struct Instance {
 }
 
 /// What this node knows of one group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Local {
     /// Its instance, if there is one.
     pub instance: Option<Instance>,
     /// How long the instance has been blank.
     pub blank_for: Duration,
-    /// On the leader: how long the home's node has answered and had all records.
-    pub home_well_for: Duration,
+    /// On the leader: how long each other voter has answered and had all records.
+    pub well_for: BTreeMap<NodeId, Duration>,
     /// Since the group was last moved by this node; none: never.
     pub moved_before: Option<Duration>,
 }
@@ -76,7 +79,7 @@ pub const FIRST_MEMBER_GRACE: Duration = Duration::from_secs(2);
 pub fn next(
     node: NodeId,
     record: &GroupRecord,
-    local: Local,
+    local: &Local,
     moves: Moves,
     cluster: &ClusterState,
 ) -> Vec<Command> {
@@ -106,23 +109,10 @@ pub fn next(
         if term > announced {
             commands.push(Command::Announce(group, term));
         }
-        commands.extend(homecoming(node, record, local, moves));
+        let to = homecoming::target(node, record, local, moves, cluster);
+        commands.extend(to.map(|to| Command::Transfer(group, to)));
     }
     commands
-}
-
-/// Home region first: a leader elsewhere hands over once the home has been well for long enough.
-/// The inhibit window keeps a group from going to and fro; it never delays a needed election.
-fn homecoming(node: NodeId, record: &GroupRecord, local: Local, moves: Moves) -> Option<Command> {
-    let home = record
-        .members
-        .first()
-        .filter(|m| m.role == MemberRole::Voter)?;
-    let inhibited = local
-        .moved_before
-        .is_some_and(|ago| ago < moves.inhibit_window);
-    let may = moves.auto && !inhibited && local.home_well_for >= moves.stable_for;
-    (may && home.node != node).then_some(Command::Transfer(record.id, home.node))
 }
 
 fn voters(record: &GroupRecord) -> Vec<NodeId> {
@@ -175,7 +165,7 @@ mod tests {
         Local {
             instance,
             blank_for: Duration::from_secs(blank_for_s),
-            home_well_for: Duration::ZERO,
+            well_for: BTreeMap::new(),
             moved_before: None,
         }
     }
@@ -185,7 +175,7 @@ mod tests {
         next(
             NodeId::new(node),
             &record(state),
-            local(instance, s),
+            &local(instance, s),
             MOVES,
             &cluster,
         )
@@ -203,14 +193,14 @@ mod tests {
         });
         let ask = |node, well_s, moved_s: Option<u64>, moves| {
             let local = Local {
-                home_well_for: Duration::from_secs(well_s),
+                well_for: [(NodeId::new(2), Duration::from_secs(well_s))].into(),
                 moved_before: moved_s.map(Duration::from_secs),
                 ..local(leading, 0)
             };
             next(
                 NodeId::new(node),
                 &record(GroupState::Active),
-                local,
+                &local,
                 moves,
                 &cluster,
             )
