@@ -49,6 +49,12 @@ metrics! {
     PROXY_REVISION = "maia_proxy_revision", "The metastore revision in force at this proxy.";
     PROXY_PLACEMENT_AGE_SECONDS = "maia_proxy_placement_age_seconds",
         "Since the proxy last heard from a coordinator.";
+    PROXY_PLACEMENTS_SOURCE = "maia_proxy_placements_source",
+        "1 for where the placements in force came from: none, disk or feed.";
+    PROXY_SNAPSHOT_AGE_SECONDS = "maia_proxy_snapshot_age_seconds",
+        "Since the proxy's snapshot on disk was written; infinite while there is none.";
+    PROXY_SNAPSHOT_ERRORS = "maia_proxy_snapshot_errors_total",
+        "Failures to write the proxy's snapshot to disk.";
     PROXY_UPSTREAM_ERRORS = "maia_proxy_upstream_errors_total", "Origin errors by kind.";
     PROXY_HELD_REQUESTS = "maia_proxy_held_requests", "Requests that wait for a primary now.";
     PROXY_HOLD_SECONDS = "maia_proxy_hold_seconds", "How long held requests waited.";
