@@ -8,7 +8,8 @@ use foldhash::quality::RandomState;
 use hashbrown::HashMap;
 use maia_common::{GroupId, Version};
 use maia_proxy::core::fingerprint::FingerprintKey;
-use maia_proxy::core::table::{Builder, Entry, Table};
+use maia_proxy::core::table::{Builder, Entry};
+use maia_proxy::shell::published::{Published, View};
 
 use crate::names::name;
 
@@ -109,7 +110,7 @@ impl Candidate for Sharded {
 /// The proxy's own: flat shards of keyed fingerprints, no names.
 pub struct Flat {
     key: FingerprintKey,
-    table: Table,
+    published: Published,
 }
 
 impl Candidate for Flat {
@@ -121,17 +122,25 @@ impl Candidate for Flat {
         for number in 0..tenants {
             builder.insert(key.of(&name(number)), &ENTRY);
         }
-        let table = Table::default();
-        table.replace(builder.build());
-        Self { key, table }
+        let published = Published::default();
+        published.publish(View {
+            topology: None,
+            table: builder.build(),
+        });
+        Self { key, published }
     }
 
     fn lookup(&self, tenant: &str) -> Option<Entry> {
-        self.table.lookup(self.key.of(tenant))
+        let print = self.key.of(tenant);
+        self.published.read(|view| view.table.lookup(print))
     }
 
     fn change(&self, tenants: &[String]) {
         let changes = tenants.iter().map(|t| (self.key.of(t), Some(ENTRY)));
-        self.table.apply(changes.collect());
+        let view = self.published.view();
+        self.published.publish(View {
+            topology: None,
+            table: view.table.with(changes.collect()),
+        });
     }
 }

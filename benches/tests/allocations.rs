@@ -55,7 +55,7 @@ fn a_decision_allocates_nothing() {
                 class,
                 preferred: Some("a"),
             };
-            redirected += placements.route(name, &facts, |decision, _, _| {
+            redirected += placements.route(name, &facts, |decision| {
                 usize::from(matches!(decision, Decision::Redirect { .. }))
             });
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{GroupId, NodeId, RegionName};
+use crate::ids::{GroupId, NodeId, ProxyId, RegionName};
 use crate::placement::Mode;
 use crate::position::{Generation, Revision, Term};
 
@@ -66,6 +66,19 @@ pub struct Region {
     pub state: RegionState,
 }
 
+/// Where a coordinator is in its life: joining → active → removing → its record is gone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// Added by an operator; it has not said yet that it has the metastore's state.
+    Joining,
+    /// Takes part.
+    #[default]
+    Active,
+    /// An operator takes it out: it leaves all groups, and takes no new ones.
+    Removing,
+}
+
 /// A coordinator as the metastore keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
@@ -77,8 +90,35 @@ pub struct Node {
     pub rpc_addr: String,
     /// URL of its HTTP API.
     pub api_url: String,
-    /// What its disk was marked with when it first started: another mark is another node.
+    /// What its disk was marked with when it first started: another mark is another node. Empty
+    /// until the node has come for the first time.
     pub disk_id: String,
+    /// Where it is in its life.
+    #[serde(default)]
+    pub state: NodeState,
+    /// It votes in the metastore and never holds tenants' data.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub witness: bool,
+}
+
+impl Node {
+    /// Whether new groups may have it as a member.
+    #[must_use]
+    pub fn takes_groups(&self) -> bool {
+        self.state == NodeState::Active && !self.witness
+    }
+}
+
+/// A proxy as the metastore keeps it: written at its first Hello, and when its region changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proxy {
+    /// Its stable id.
+    pub id: ProxyId,
+    /// Its region.
+    pub region: RegionName,
+    /// Microseconds since 1970, by the clock of the coordinator that it first came to.
+    #[serde(rename = "registered_at")]
+    pub registered_at_unix_us: u64,
 }
 
 /// "Group g is led in this region, by this node, at this term"; the highest term wins (I1, I4).

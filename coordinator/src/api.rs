@@ -9,9 +9,11 @@ mod extract;
 mod health;
 mod latches;
 mod metrics;
+mod nodes;
 mod openapi;
 mod placements;
 mod problem;
+mod proxies;
 mod regions;
 mod router;
 
@@ -30,7 +32,9 @@ use crate::metastore::Metastore;
 use crate::raft::Engine;
 use crate::shell::cluster::Cluster;
 use crate::shell::data::DataService;
+use crate::shell::nodes::Nodes;
 use crate::shell::placements::Placements;
+use crate::shell::proxies::Proxies;
 use crate::shell::regions::Regions;
 use crate::shell::vitals::Vitals;
 
@@ -47,6 +51,8 @@ pub struct Parts {
     pub placements: Placements,
     /// Regions.
     pub regions: Regions,
+    /// Coordinators.
+    pub nodes: Nodes,
     /// The built-in origin.
     pub data: DataService,
     /// For states of groups.
@@ -55,8 +61,10 @@ pub struct Parts {
     pub store: Arc<dyn Metastore>,
     /// For regions, nodes and groups.
     pub cluster: Cluster,
-    /// For proxies.
+    /// For what the feed counts.
     pub hub: Arc<Hub>,
+    /// Registered proxies.
+    pub proxies: Proxies,
     /// For rates and lags.
     pub vitals: Arc<ArcSwap<Vitals>>,
     /// A member that did not answer for longer is taken for unreachable.
@@ -91,6 +99,12 @@ impl Api {
             latches: Latches::default(),
             gate,
         }
+    }
+
+    /// The service of placements.
+    #[must_use]
+    pub fn placements(&self) -> Placements {
+        self.parts.placements.clone()
     }
 }
 

@@ -13,6 +13,7 @@ mod cluster;
 mod config;
 mod demo;
 mod load;
+mod node;
 mod print;
 mod region;
 mod session;
@@ -66,7 +67,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Verb::Health => views::health(&Session::open(&args.global)?).await,
         Verb::Groups => views::groups(&Session::open(&args.global)?).await,
         Verb::Region { verb } => region::run(&Session::open(&args.global)?, verb).await,
-        Verb::Node { verb } => views::nodes(&Session::open(&args.global)?, verb).await,
+        Verb::Node { verb } => node::run(&Session::open(&args.global)?, verb).await,
         Verb::Proxy { verb } => views::proxies(&Session::open(&args.global)?, verb).await,
         Verb::Events { after, follow } => {
             views::events(&Session::open(&args.global)?, after, follow).await

@@ -11,6 +11,7 @@
 pub mod alias;
 pub mod classify;
 pub mod decide;
+pub mod disk_snapshot;
 pub mod feed;
 pub mod fingerprint;
 pub mod redirect;

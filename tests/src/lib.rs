@@ -1,13 +1,14 @@
 //! What the end-to-end tests share: [`cluster`] starts the real binaries on loopback,
-//! [`client`] speaks HTTP to them as any client would, [`wait`] replaces sleeping, [`load`] writes
-//! while something breaks, [`metrics`] reads what the processes count, [`show`] is what issues
-//! must show.
+//! [`extra`] a coordinator more, [`client`] speaks HTTP to them as any client would, [`wait`]
+//! replaces sleeping, [`load`] writes while something breaks, [`metrics`] reads what the processes
+//! count, [`show`] is what issues must show.
 //!
 //! Nothing here links the product's code: the tests know only what its users know.
 
 pub mod client;
 pub mod cluster;
 pub mod curl;
+pub mod extra;
 pub mod load;
 pub mod metrics;
 pub mod show;
@@ -15,4 +16,5 @@ pub mod wait;
 
 pub use client::{Answer, Client};
 pub use cluster::{Cluster, Options};
+pub use extra::Extra;
 pub use wait::{wait_until, wait_value};

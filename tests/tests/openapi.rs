@@ -57,6 +57,9 @@ fn drives(region: &str) -> Vec<Drive> {
     let (site, sites) = ("/admin/regions/{name}", "/admin/regions");
     let doc = json!({"a": 1});
     let mars = json!({"public_url": "http://mars.example"});
+    let node = json!({
+        "id": 9, "region": region, "rpc_addr": "127.0.0.1:9", "api_url": "http://127.0.0.1:9",
+    });
     let get = Method::GET;
     let put = |template, path: &str, status| drive(Method::PUT, template, path, status);
     vec![
@@ -97,6 +100,21 @@ fn drives(region: &str) -> Vec<Drive> {
         drive(get.clone(), site, "/admin/regions/mars", 200),
         drive(get.clone(), sites, sites, 200),
         drive(get.clone(), "/admin/nodes", "/admin/nodes", 200),
+        drive(Method::POST, "/admin/nodes", "/admin/nodes", 202).body(&node),
+        drive(
+            Method::DELETE,
+            "/admin/nodes/{id}",
+            "/admin/nodes/9?dry_run=true",
+            200,
+        ),
+        drive(Method::DELETE, "/admin/nodes/{id}", "/admin/nodes/9", 202),
+        drive(Method::DELETE, "/admin/nodes/{id}", "/admin/nodes/77", 404),
+        drive(
+            Method::DELETE,
+            "/admin/proxies/{proxy}",
+            "/admin/proxies/nobody",
+            404,
+        ),
         drive(get.clone(), "/admin/proxies", "/admin/proxies", 200),
         drive(
             get.clone(),

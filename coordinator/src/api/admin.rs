@@ -3,8 +3,9 @@
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use maia_common::ids::GroupId;
-use maia_common::topology::{Leader, Node};
+use maia_common::ids::{GroupId, NodeId};
+use maia_common::placement::{GroupRecord, MemberRole};
+use maia_common::topology::Leader;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::IntoParams;
@@ -18,49 +19,6 @@ use crate::core::cluster_state::ClusterState;
 use crate::core::keyspace;
 use crate::metastore;
 use crate::raft::{GroupStatus, Role};
-
-/// The cluster's coordinators.
-#[utoipa::path(
-    get,
-    path = "/admin/nodes",
-    operation_id = "list_nodes",
-    tag = "cluster",
-    responses((status = 200, description = "All coordinators", body = shapes::Nodes), Problems),
-    security(("bearer" = ["read"]))
-)]
-pub async fn nodes(State(api): State<Api>) -> Json<Value> {
-    let state = api.parts.cluster.state();
-    let nodes: Vec<&Node> = state.nodes.values().collect();
-    Json(json!({ "nodes": nodes }))
-}
-
-/// The proxies on this coordinator's feed. Registration in the metastore comes with a later issue:
-/// ask every coordinator to see all.
-#[utoipa::path(
-    get,
-    path = "/admin/proxies",
-    operation_id = "list_proxies",
-    tag = "cluster",
-    responses((status = 200, description = "The proxies", body = shapes::Proxies), Problems),
-    security(("bearer" = ["read"]))
-)]
-pub async fn proxies(State(api): State<Api>) -> Json<Value> {
-    let proxies: Vec<Value> = api
-        .parts
-        .hub
-        .subscribers()
-        .iter()
-        .map(|subscriber| {
-            json!({
-                "id": subscriber.id,
-                "region": subscriber.region,
-                "revision": subscriber.applied,
-                "last_seen_ms": subscriber.last_seen.elapsed().as_millis() as u64,
-            })
-        })
-        .collect();
-    Json(json!({ "proxies": proxies }))
-}
 
 fn role_name(role: Role) -> &'static str {
     match role {
@@ -94,6 +52,11 @@ fn newest_leader(
         .max_by_key(|leader| leader.term)
 }
 
+fn learners(record: &GroupRecord) -> Vec<NodeId> {
+    let learners = record.staying().filter(|m| m.role == MemberRole::Learner);
+    learners.map(|m| m.node).collect()
+}
+
 /// Group 0's election, and who leads every placement group.
 #[utoipa::path(
     get,
@@ -120,8 +83,8 @@ pub async fn election(State(api): State<Api>) -> Json<Value> {
                 "term": leader.as_ref().map(|l| l.term),
                 "leader": leader.as_ref().map(|l| l.node),
                 "region": leader.as_ref().map(|l| &l.region),
-                "voters": record.members.iter().map(|m| m.node).collect::<Vec<_>>(),
-                "learners": [],
+                "voters": record.voters(),
+                "learners": learners(record),
                 "witness": Value::Null,
                 "stopped": status.and_then(|s| s.stopped),
             })

@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 
 use super::openapi::{self, shapes};
 use super::problem::ApiError;
-use super::{Api, admin, auth, data, health, metrics, placements, regions};
+use super::{Api, admin, auth, data, health, metrics, nodes, placements, proxies, regions};
 use crate::config::Scope;
 
 /// All routes.
@@ -52,8 +52,8 @@ fn reads() -> OpenApiRouter<Api> {
         .routes(routes!(admin::election))
         .routes(routes!(regions::list))
         .routes(routes!(regions::get))
-        .routes(routes!(admin::nodes))
-        .routes(routes!(admin::proxies))
+        .routes(routes!(nodes::list))
+        .routes(routes!(proxies::list))
         .routes(routes!(admin::events))
         .routes(routes!(openapi::serve))
 }
@@ -63,6 +63,9 @@ fn changes() -> OpenApiRouter<Api> {
         .routes(routes!(placements::put, placements::remove))
         .routes(routes!(placements::place))
         .routes(routes!(regions::put))
+        .routes(routes!(nodes::add))
+        .routes(routes!(nodes::remove))
+        .routes(routes!(proxies::remove))
         .layer(DefaultBodyLimit::max(limits::MAX_ADMIN_BODY_BYTES))
 }
 
@@ -159,6 +162,8 @@ async fn readyz(State(api): State<Api>) -> Response {
     let root = api.parts.engine.status(GroupId::METASTORE);
     let led = root.is_some_and(|status| !status.is_leaderless(api.parts.replica_silence));
     latches.insert("metastore_leader", led);
+    let whole = api.parts.store.read(&mut |_| Ok(())).is_ok();
+    latches.insert("metastore_state", whole);
     let ready = latches.values().all(|open| *open);
     let status = if ready {
         StatusCode::OK

@@ -81,7 +81,7 @@ pub enum Verb {
     /// The cluster's coordinators.
     Node {
         #[command(subcommand)]
-        verb: ListVerb,
+        verb: NodeVerb,
     },
     /// The proxies that have registered.
     Proxy {
@@ -150,6 +150,46 @@ pub enum RegionVerb {
         #[arg(long)]
         yes: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NodeVerb {
+    /// Lists them, with their part in the metastore.
+    List,
+    /// Adds a coordinator: it takes part as soon as it runs.
+    Add(AddNode),
+    /// Takes a coordinator out of the cluster, for ever: its id is never used again.
+    Remove {
+        id: u64,
+        /// Does not ask.
+        #[arg(long)]
+        yes: bool,
+        /// Returns when it is out.
+        #[arg(long)]
+        wait: bool,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct AddNode {
+    /// An id that was never used in this cluster; as in the node's configuration.
+    #[arg(long, value_name = "N")]
+    pub id: u64,
+    /// Its region.
+    #[arg(long)]
+    pub region: RegionName,
+    /// Its gRPC listener, as the other coordinators reach it.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub rpc_addr: String,
+    /// Its HTTP API.
+    #[arg(long, value_name = "URL")]
+    pub api_url: String,
+    /// It votes in the metastore and never holds tenants' data.
+    #[arg(long)]
+    pub witness: bool,
+    /// Returns when it follows the metastore, or votes in it.
+    #[arg(long)]
+    pub wait: bool,
 }
 
 #[derive(Debug, Subcommand)]

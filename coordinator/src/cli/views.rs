@@ -1,4 +1,4 @@
-//! What the cluster says of itself: health, groups, nodes, proxies, events.
+//! What the cluster says of itself: health, groups, proxies, events.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -72,23 +72,6 @@ pub async fn groups(session: &Session) -> anyhow::Result<()> {
         ("WITNESS", "witness"),
     ];
     print::objects(session.output, &answer, "groups", &columns);
-    Ok(())
-}
-
-/// The cluster's coordinators.
-///
-/// # Errors
-/// What the cluster refuses.
-pub async fn nodes(session: &Session, verb: ListVerb) -> anyhow::Result<()> {
-    let ListVerb::List = verb;
-    let answer = session.api.get("/admin/nodes").await?;
-    let columns = [
-        ("ID", "id"),
-        ("REGION", "region"),
-        ("RPC", "rpc_addr"),
-        ("API", "api_url"),
-    ];
-    print::objects(session.output, &answer, "nodes", &columns);
     Ok(())
 }
 

@@ -209,7 +209,8 @@ impl Peers {
         Ok(position(reply.term, reply.index))
     }
 
-    /// Asks a node who it is, and what it knows of this one.
+    /// Asks a node who it is, and what it knows of this one; with `claim` it first notes this disk as
+    /// this node's, unless another is noted.
     ///
     /// # Errors
     /// [`PeerError`].
@@ -217,14 +218,30 @@ impl Peers {
         &self,
         node: NodeId,
         me: (NodeId, &str),
+        claim: bool,
         deadline: Instant,
     ) -> Result<wire::IdentifyReply, PeerError> {
         let mut client = self.client(node)?;
         let request = wire::IdentifyRequest {
             asking_node: me.0.get(),
             asking_disk_id: me.1.to_owned(),
+            claim,
         };
         call(deadline, client.identify(request)).await
+    }
+
+    /// Asks which proxies are on a node's feed now.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn proxies(
+        &self,
+        node: NodeId,
+        deadline: Instant,
+    ) -> Result<Vec<wire::FeedProxy>, PeerError> {
+        let mut client = self.client(node)?;
+        let reply = call(deadline, client.proxies(wire::ProxiesRequest {})).await?;
+        Ok(reply.proxies)
     }
 
     /// Passes a leader hint on.

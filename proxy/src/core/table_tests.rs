@@ -1,4 +1,4 @@
-//! The table is a map, whatever its shards do; and readers see whole entries while it changes.
+//! The table is a map, whatever its shards do.
 
 use std::collections::BTreeMap;
 
@@ -26,20 +26,7 @@ fn of(numbers: std::ops::Range<u64>) -> Table {
     for number in numbers {
         builder.insert(print(number), &entry(number));
     }
-    let table = Table::default();
-    table.replace(builder.build());
-    table
-}
-
-#[test]
-fn a_snapshot_replaces_everything() {
-    let table = of(1..2);
-    let mut snapshot = Builder::new(9);
-    snapshot.insert(print(2), &entry(2));
-    table.replace(snapshot.build());
-    assert_eq!(table.lookup(print(1)), None);
-    assert_eq!(table.lookup(print(2)), Some(entry(2)));
-    assert_eq!(table.len(), 1);
+    builder.build()
 }
 
 #[test]
@@ -48,10 +35,8 @@ fn of_two_entries_for_one_tenant_the_higher_version_counts() {
     for group in [4, 7, 5] {
         snapshot.insert(print(1), &entry(group));
     }
-    let built = snapshot.build();
-    assert_eq!(built.len(), 1);
-    let table = Table::default();
-    table.replace(built);
+    let table = snapshot.build();
+    assert_eq!(table.len(), 1);
     assert_eq!(table.lookup(print(1)), Some(entry(7)));
 }
 
@@ -69,12 +54,12 @@ fn a_table_of_many_shards_finds_all_and_nothing_else() {
 
 #[test]
 fn a_table_that_grows_by_changes_is_split() {
-    let table = Table::default();
+    let mut table = Table::default();
     for batch in 0..20 {
         let numbers = batch * 500..(batch + 1) * 500;
-        table.apply(numbers.map(|n| (print(n), Some(entry(n)))).collect());
+        table = table.with(numbers.map(|n| (print(n), Some(entry(n)))).collect());
     }
-    let largest = table.shards().iter().map(|s| s.len()).max();
+    let largest = table.shards().map(Shard::len).max();
     assert!(largest < Some(2 * MAX_SHARD_TENANTS), "{largest:?}");
     for number in 0..10_000 {
         assert_eq!(table.lookup(print(number)), Some(entry(number)));
@@ -93,29 +78,22 @@ fn half_a_fingerprint_is_not_enough() {
         high: known.high,
         low: known.low.wrapping_add(1),
     };
-    table.apply(vec![(twin, Some(entry(9)))]);
+    let table = table.with(vec![(twin, Some(entry(9)))]);
     assert_eq!(table.lookup(twin), Some(entry(9)));
     assert_eq!(table.lookup(known), Some(entry(1)));
 }
 
 #[test]
-fn a_reader_sees_the_old_entry_or_the_new_one() {
-    let table = of(0..3000);
-    std::thread::scope(|scope| {
-        let reader = scope.spawn(|| {
-            let mut newest = 0;
-            while newest < 200 {
-                let seen = table.lookup(print(7)).expect("never absent").group.get();
-                assert!(seen >= newest, "back from {newest} to {seen}");
-                newest = seen;
-            }
-        });
-        for group in 7..=200 {
-            let changes = (0..50).map(|n| (print(n), Some(entry(group))));
-            table.apply(changes.collect());
-        }
-        reader.join().unwrap();
-    });
+fn a_change_leaves_the_old_table_as_it_was_and_shares_the_rest() {
+    let old = of(0..200_000);
+    let new = old.with(vec![(print(7), None), (print(200_000), Some(entry(1)))]);
+    assert_eq!(old.lookup(print(7)), Some(entry(7)));
+    assert_eq!(old.lookup(print(200_000)), None);
+    assert_eq!(new.lookup(print(7)), None);
+    assert_eq!(new.lookup(print(200_000)), Some(entry(1)));
+    let pairs = old.shards().zip(new.shards());
+    let copied = pairs.filter(|(old, new)| !old.is_same(new)).count();
+    assert!(copied <= 2, "{copied}");
 }
 
 proptest! {
@@ -129,11 +107,11 @@ proptest! {
             0..10,
         )
     ) {
-        let table = Table::default();
+        let mut table = Table::default();
         let mut model = BTreeMap::new();
         for batch in batches {
             let changes = batch.iter().map(|(t, group)| (print(u64::from(*t)), group.map(entry)));
-            table.apply(changes.collect());
+            table = table.with(changes.collect());
             for (t, group) in batch {
                 match group {
                     Some(group) => model.insert(t, group),
@@ -141,7 +119,7 @@ proptest! {
                 };
             }
             prop_assert_eq!(table.len(), model.len());
-            prop_assert_eq!(table.shards().iter().map(|s| s.iter().count()).sum::<usize>(), model.len());
+            prop_assert_eq!(table.shards().flat_map(Shard::iter).count(), model.len());
             for t in 0..=255 {
                 let found = table.lookup(print(u64::from(t)));
                 prop_assert_eq!(found, model.get(&t).copied().map(entry));

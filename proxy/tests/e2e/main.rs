@@ -8,6 +8,7 @@
 
 mod admin;
 mod bodies;
+mod disk;
 mod feed;
 mod h2;
 mod headers;

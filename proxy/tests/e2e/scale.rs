@@ -32,3 +32,21 @@ async fn a_tenant_takes_at_most_64_bytes() {
         assert_eq!(explained.await["decision"], "local");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_million_tenants_from_disk_are_served_at_once() {
+    let mut stage = Stage::with(million(true), &["proxy.access_log=false"]).await;
+    eventually("the placements are saved", || async {
+        !stage.proxy.readyz("snapshot_age_ms").await.is_null()
+    })
+    .await;
+    stage.coordinator.stop();
+    let started = std::time::Instant::now();
+    stage.proxy.restart().await;
+    stage.proxy.ready().await;
+    let took = started.elapsed();
+    println!("serving {took:?} after the start");
+    assert!(took < std::time::Duration::from_secs(3), "{took:?}");
+    let table = "maia_proxy_table_tenants";
+    assert_eq!(stage.proxy.metric(table).await, TENANTS);
+}

@@ -2,6 +2,7 @@
 //! or all of a table that is split anew. One list, sorted once, then cut into shards of exactly
 //! the size they need: beside the table itself 24 bytes a tenant, for as long as it takes.
 
+use super::Table;
 use super::entry::{Entry, Packed};
 use super::shard::{Shard, Slot};
 use crate::core::fingerprint::Fingerprint;
@@ -16,27 +17,6 @@ pub struct Builder {
     slots: Vec<Slot>,
     /// Entries that don't fit a slot.
     wide: Vec<Entry>,
-}
-
-/// A whole table that is not in force yet.
-pub struct Built {
-    /// A power of two of them; a tenant's is named by the lowest bits of its fingerprint.
-    pub(super) shards: Vec<Shard>,
-    pub(super) tenants: usize,
-}
-
-impl Built {
-    /// Tenants in it.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.tenants
-    }
-
-    /// Whether it has none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.tenants == 0
-    }
 }
 
 impl Builder {
@@ -57,7 +37,7 @@ impl Builder {
 
     /// Sorts and cuts.
     #[must_use]
-    pub fn build(self) -> Built {
+    pub fn build(self) -> Table {
         let Builder { mut slots, wide } = self;
         let count = slots.len().div_ceil(SHARD_TENANTS).next_power_of_two();
         let mask = count as u64 - 1;
@@ -79,7 +59,6 @@ impl Builder {
             let tenants = own.iter().filter_map(|s| Some((s.print(), entry(s)?)));
             shards.push(Shard::of(tenants, own.len()));
         }
-        let tenants = slots.len();
-        Built { shards, tenants }
+        Table::of(shards)
     }
 }

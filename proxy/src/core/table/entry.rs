@@ -76,6 +76,12 @@ impl Packed {
         Self((place as u64) << GROUP_SHIFT | WIDE << ROUTING_SHIFT | TAKEN)
     }
 
+    /// This, and `other` where `same`: without a branch. One of the two is no entry.
+    #[inline]
+    pub(super) fn or_if(self, other: Self, same: bool) -> Self {
+        Self(self.0 | other.0 & u64::from(same).wrapping_neg())
+    }
+
     pub(super) fn is_taken(self) -> bool {
         self.0 & TAKEN != 0
     }

@@ -140,7 +140,11 @@ pub fn now_us() -> u64 {
 
 impl Coordinator {
     pub async fn start(world: World) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0".parse().unwrap(), world).await
+    }
+
+    pub async fn start_at(address: SocketAddr, world: World) -> Self {
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let service = Service::default();
         service.0.lock().unwrap().world = world;
