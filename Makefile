@@ -15,7 +15,7 @@ export CCACHE_DIR ?= $(HOME)/.cache/maia-edge/ccache
 FLAGS := --workspace --locked --release
 BIN := $(CARGO_TARGET_DIR)/release
 
-.PHONY: help setup build demo test fix bench show-01 cold audit
+.PHONY: help setup build demo test fix bench show-01 show-02 soak cold audit
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -56,7 +56,17 @@ bench: setup
 
 ## make show-01   what the first slice must show, with its figures; fails on a miss
 show-01: build
-	$(BIN)/show
+	$(BIN)/show 01
+
+## make show-02   placements at scale, a million tenants (about 15 minutes); fails on a miss
+show-02: build
+	$(BIN)/show 02
+	$(MAKE) peers
+
+## make soak      the long runs: 50 kills of a primary, a million tenants with 50 kills beside
+soak: build
+	SHOW_KILLS=50 $(BIN)/show 01
+	SHOW_KILLS=50 $(BIN)/show 02
 
 ## make cold      `make demo` and `make test` in a fresh Debian with nothing but Rust and gcc (an hour)
 cold:

@@ -1,1 +1,5 @@
-//! Criterion benches of the workspace live under `benches/`; this library is empty.
+//! What the benches share. Run them with `make bench`.
+
+pub mod candidates;
+pub mod names;
+pub mod world;

@@ -66,6 +66,12 @@ impl ClusterKey {
         Ok(Self::from_secret(&secret))
     }
 
+    /// Names the cluster in files that must not be taken for another one's. No secret.
+    #[must_use]
+    pub fn mark(&self) -> [u8; 32] {
+        *blake3::keyed_hash(&self.0, b"mark of files").as_bytes()
+    }
+
     /// What proves membership on gRPC calls, for clients and servers alike.
     #[must_use]
     pub fn interceptor(&self) -> ClusterInterceptor {

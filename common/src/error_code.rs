@@ -74,6 +74,10 @@ codes! {
     NodeConflict = "node_conflict", 409, false;
     /// The cluster has its cap of placement groups.
     TooManyGroups = "too_many_groups", 409, false;
+    /// The proxy is connected: stop it first.
+    ProxyConnected = "proxy_connected", 409, true;
+    /// The cluster has its cap of registered proxies.
+    TooManyProxies = "too_many_proxies", 409, false;
     /// This node does not lead the group.
     NotLeader = "not_leader", 421, true;
     /// The request was routed by a placement that is no longer true.

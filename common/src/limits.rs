@@ -24,6 +24,8 @@ pub const MAX_ADMIN_BODY_BYTES: usize = 256 << 10;
 pub const MAX_GROUPS: usize = 64;
 /// Regions of a cluster: one data-bearing node each, and a group's key names them all.
 pub const MAX_REGIONS: usize = 16;
+/// A region's public URL: it is in every redirect.
+pub const MAX_PUBLIC_URL_BYTES: usize = 512;
 /// Coordinators of a cluster: group 0 is replicated to each, voter or not.
 pub const MAX_NODES: usize = 32;
 /// Deletions of tenants that were interrupted and that the controller takes up at one look: the rest
@@ -31,26 +33,87 @@ pub const MAX_NODES: usize = 32;
 pub const MAX_RESUMED_DELETIONS: usize = 64;
 /// Voters of one group; more members are learners. Five tolerate two faults; more slow each write.
 pub const MAX_VOTERS: usize = 5;
-/// Revisions that the metastore's watch history keeps; a watcher further behind resyncs.
+/// Revisions that the metastore's watch history keeps, and for which it knows a transaction by its
+/// id; a watcher further behind resyncs, a retry that comes later is a new transaction.
 pub const WATCH_HISTORY_REVISIONS: u64 = 100_000;
+/// Bytes of the watch history: a load of many tenants writes a few MB/s, so this is half a minute of
+/// it, and what a snapshot of the metastore carries beside its keys.
+pub const WATCH_HISTORY_BYTES: u64 = 64 << 20;
+/// Old revisions that one transaction drops from the history at most: bounds the apply step. One
+/// revision is added each time, so the history shrinks to its caps within a few transactions.
+pub const MAX_HISTORY_DROPS: u64 = 1024;
+/// The largest body of a load of placements, and the most tenants in it: one metastore transaction
+/// with up to four parts for each tenant (see `MAX_TXN_OPERATIONS`).
+pub const MAX_LOAD_BODY_BYTES: usize = 1 << 20;
+/// See [`MAX_LOAD_BODY_BYTES`].
+pub const MAX_LOAD_ITEMS: usize = 1000;
+/// How long a load waits for new groups to elect their first leader, before it reports their
+/// tenants as failed and goes on with the others.
+pub const LOAD_GROUP_PATIENCE: Duration = Duration::from_secs(5);
 /// Events kept in the metastore; older ones are dropped by the transaction that adds one.
 pub const MAX_EVENTS: u64 = 10_000;
-/// Operations of one metastore transaction: bounds the record and the apply step.
-pub const MAX_TXN_OPERATIONS: usize = 4096;
+/// Comparisons and operations of one metastore transaction: bounds the record and the apply step.
+/// What a load needs: up to four for each tenant, and a few for each group.
+pub const MAX_TXN_OPERATIONS: usize = 4 * MAX_LOAD_ITEMS + 4 * MAX_GROUPS;
+/// What is remembered with a client's idempotency key for the answer to a repetition.
+pub const MAX_MEMO_BYTES: usize = 4096;
+/// Failed lines of a load that are remembered with its idempotency key; of others only the count. So
+/// many have room in `MAX_MEMO_BYTES`.
+pub const MAX_REMEMBERED_FAILURES: usize = 16;
 /// The largest value under one metastore key.
 pub const MAX_META_VALUE_BYTES: usize = 64 << 10;
 /// Rows in one page of a list.
 pub const MAX_PAGE: usize = 1000;
+/// Tenants that are looked at for one page of a list with a filter: some 30 ms. The page says where
+/// to go on.
+pub const MAX_LIST_SCAN: usize = 10_000;
 /// Rows in one page of a list that names no limit.
 pub const DEFAULT_PAGE: usize = 100;
 /// The largest gRPC message: one resource, its metadata, and room.
 pub const MAX_RPC_BYTES: usize = 16 << 20;
-/// Deltas that a feed subscriber may be behind before it is cut off and resyncs.
-pub const FEED_BACKLOG_DELTAS: usize = 4096;
+/// Deltas that are kept ready for all feed subscribers: one that is further behind reads the history.
+/// A delta of a bulk load has tens of KB.
+pub const FEED_BACKLOG_DELTAS: usize = 1024;
 /// Tenants in one chunk of a feed snapshot: about 100 KiB, so that control messages interleave.
 pub const FEED_CHUNK_TENANTS: usize = 2048;
 /// Subscribers of one coordinator's feed.
 pub const MAX_FEED_SUBSCRIBERS: usize = 2000;
+/// Answers of the feed that may be open at once: those of subscribers, and of as many that were cut
+/// off and whose connections have not noticed yet.
+pub const MAX_FEED_STREAMS: usize = 2 * MAX_FEED_SUBSCRIBERS;
+/// Messages ready for one subscriber beside the shared backlog; they are references, not copies.
+pub const FEED_OUTBOX: usize = 8;
+/// How long one message may wait for room in a subscriber's outbox, and how long a delta may wait for
+/// its acknowledgement: then the subscriber is cut off.
+pub const FEED_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the acknowledgement of a snapshot may take: all of it may still be on a slow link.
+pub const FEED_SNAPSHOT_PATIENCE: Duration = Duration::from_secs(60);
+/// Snapshot images of one kind in memory at once, about 40 MB each at a million tenants: the newest,
+/// and those that slow links still read.
+pub const MAX_FEED_IMAGES: usize = 3;
+/// How long an image that nobody asks for is kept.
+pub const FEED_IMAGE_IDLE: Duration = Duration::from_secs(60);
+/// Revisions that a subscriber may be behind and still gets what changed in place of a snapshot, also
+/// how old an image may be that a new subscriber is given.
+pub const FEED_CATCH_UP_REVISIONS: u64 = 20_000;
+/// Changed tenants after which a subscriber that catches up gets a snapshot: it is not much larger.
+pub const FEED_CATCH_UP_TENANTS: usize = 100_000;
+/// Changed tenants in one delta of a subscriber that catches up, give or take one revision.
+pub const FEED_PIECE_TENANTS: usize = 4096;
+/// Reads of the history for subscribers at once: they share the disk with everything else.
+pub const MAX_FEED_READS: usize = 4;
+/// Drained acknowledgements remembered for each subscriber; the oldest goes first.
+pub const MAX_FEED_DRAINED: usize = 256;
+/// Registered proxies of a cluster; more by those that register at the same moment.
+pub const MAX_PROXIES: usize = 5000;
+/// Registrations that one coordinator has under way at once.
+pub const MAX_REGISTRATIONS_IN_FLIGHT: usize = 64;
+/// Lookups in flight at one coordinator; further ones are refused.
+pub const MAX_LOOKUPS_IN_FLIGHT: usize = 1024;
+/// How long a lookup may take, the placing of a new tenant included.
+pub const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
+/// How long another coordinator may take to say which proxies are on its feed.
+pub const PROXIES_DEADLINE: Duration = Duration::from_millis(500);
 /// Requests in flight at a coordinator's API; further ones get 503 with Retry-After.
 pub const MAX_API_IN_FLIGHT: usize = 4096;
 /// How long an API request may take in all, writes included, before it is `outcome_unknown`.

@@ -33,6 +33,12 @@ metrics! {
         "Records that a follower of a group led here is behind.";
     FEED_SUBSCRIBERS = "maia_feed_subscribers", "Proxies on this coordinator's feed.";
     FEED_PUSH_SECONDS = "maia_feed_push_seconds", "From a commit to its delta on the feed.";
+    FEED_CUT_OFF = "maia_feed_cut_off_total", "Streams of the feed ended by this coordinator, by reason.";
+    FEED_SNAPSHOTS = "maia_feed_snapshots_total", "Snapshots sent whole to proxies.";
+    FEED_IMAGES = "maia_feed_images_total", "Snapshot images built, each for any number of proxies.";
+    FEED_IMAGE_SECONDS = "maia_feed_image_seconds", "How long the newest snapshot image took to build.";
+    FEED_CATCH_UPS = "maia_feed_catch_ups_total",
+        "Subscribers that were brought to the newest revision from the history.";
     PROXY_REQUESTS = "maia_proxy_requests_total",
         "Requests by decision, class (read or write) and status class.";
     PROXY_REQUEST_SECONDS = "maia_proxy_request_seconds",
@@ -43,6 +49,12 @@ metrics! {
     PROXY_REVISION = "maia_proxy_revision", "The metastore revision in force at this proxy.";
     PROXY_PLACEMENT_AGE_SECONDS = "maia_proxy_placement_age_seconds",
         "Since the proxy last heard from a coordinator.";
+    PROXY_PLACEMENTS_SOURCE = "maia_proxy_placements_source",
+        "1 for where the placements in force came from: none, disk or feed.";
+    PROXY_SNAPSHOT_AGE_SECONDS = "maia_proxy_snapshot_age_seconds",
+        "Since the proxy's snapshot on disk was written; infinite while there is none.";
+    PROXY_SNAPSHOT_ERRORS = "maia_proxy_snapshot_errors_total",
+        "Failures to write the proxy's snapshot to disk.";
     PROXY_UPSTREAM_ERRORS = "maia_proxy_upstream_errors_total", "Origin errors by kind.";
     PROXY_HELD_REQUESTS = "maia_proxy_held_requests", "Requests that wait for a primary now.";
     PROXY_HOLD_SECONDS = "maia_proxy_hold_seconds", "How long held requests waited.";

@@ -117,7 +117,7 @@ choice!(
 );
 
 /// What an operator asks for: the body of `PUT /v1/placements/{tenant}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlacementSpec {
     /// The home region: where the writes shall go.
@@ -320,29 +320,31 @@ pub trait Regions {
 }
 
 impl PlacementSpec {
-    /// Checks the spec against the cluster's regions, and fills in what was left out.
+    /// Checks the spec against the cluster's regions, and fills in what was left out. `present`:
+    /// what the tenant's group has in common, if the tenant is placed. It may stay there whatever
+    /// became of the regions: only new tenants need regions that are active, and `global` without
+    /// names means the regions that there were when the tenant was placed.
     ///
     /// # Errors
     /// [`SpecError`] names the part of the spec that can't be.
     pub fn resolve(
         &self,
         regions: &impl Regions,
+        present: Option<&GroupKey>,
     ) -> Result<(GroupKey, TenantProperties), SpecError> {
         let mode = self.mode.unwrap_or(if self.replicas.is_empty() {
             Mode::Single
         } else {
             Mode::Replicated
         });
-        let named = self.named_replicas(mode, regions);
+        let named = self.named_replicas(mode, regions, present);
         if named.len() >= limits::MAX_REGIONS {
             return Err(SpecError::TooManyRegions(named.len() + 1));
         }
         let mut seen = BTreeSet::new();
         for region in std::iter::once(&self.primary_region).chain(&named) {
-            match regions.state_of(region) {
-                None => return Err(SpecError::UnknownRegion(region.clone())),
-                Some(crate::topology::RegionState::Active) => {}
-                Some(state) => return Err(SpecError::RegionNotActive(region.clone(), state)),
+            if regions.state_of(region).is_none() {
+                return Err(SpecError::UnknownRegion(region.clone()));
             }
             if !seen.insert(region) {
                 return Err(SpecError::DuplicateRegion(region.clone()));
@@ -355,21 +357,30 @@ impl PlacementSpec {
             });
         }
         let properties = self.properties(named.len())?;
-        let replicas = named.into_iter().collect();
-        Ok((
-            GroupKey {
-                home_region: self.primary_region.clone(),
-                replicas,
-                mode,
-                shard: 0,
-            },
-            properties,
-        ))
+        let key = GroupKey {
+            home_region: self.primary_region.clone(),
+            replicas: named.into_iter().collect(),
+            mode,
+            shard: 0,
+        };
+        if present != Some(&key) {
+            check_active(&key, regions)?;
+        }
+        Ok((key, properties))
     }
 
-    fn named_replicas(&self, mode: Mode, regions: &impl Regions) -> Vec<RegionName> {
+    fn named_replicas(
+        &self,
+        mode: Mode,
+        regions: &impl Regions,
+        present: Option<&GroupKey>,
+    ) -> Vec<RegionName> {
         if mode != Mode::Global || !self.replicas.is_empty() {
             return self.replicas.clone();
+        }
+        let here = present.filter(|k| k.mode == mode && k.home_region == self.primary_region);
+        if let Some(key) = here {
+            return key.replicas.iter().cloned().collect();
         }
         let active = Some(crate::topology::RegionState::Active);
         let mut all = regions.all();
@@ -402,6 +413,17 @@ impl PlacementSpec {
     }
 }
 
+fn check_active(key: &GroupKey, regions: &impl Regions) -> Result<(), SpecError> {
+    for region in key.regions() {
+        match regions.state_of(region) {
+            None => return Err(SpecError::UnknownRegion(region.clone())),
+            Some(crate::topology::RegionState::Active) => {}
+            Some(state) => return Err(SpecError::RegionNotActive(region.clone(), state)),
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -428,7 +450,7 @@ mod tests {
     fn spec(json: &str) -> Result<(GroupKey, TenantProperties), SpecError> {
         serde_json::from_str::<PlacementSpec>(json)
             .unwrap()
-            .resolve(&Three)
+            .resolve(&Three, None)
     }
 
     #[test]

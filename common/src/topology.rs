@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{GroupId, NodeId, RegionName};
+use crate::ids::{GroupId, NodeId, ProxyId, RegionName};
 use crate::placement::Mode;
 use crate::position::{Generation, Revision, Term};
 
@@ -107,6 +107,18 @@ impl Node {
     pub fn takes_groups(&self) -> bool {
         self.state == NodeState::Active && !self.witness
     }
+}
+
+/// A proxy as the metastore keeps it: written at its first Hello, and when its region changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proxy {
+    /// Its stable id.
+    pub id: ProxyId,
+    /// Its region.
+    pub region: RegionName,
+    /// Microseconds since 1970, by the clock of the coordinator that it first came to.
+    #[serde(rename = "registered_at")]
+    pub registered_at_unix_us: u64,
 }
 
 /// "Group g is led in this region, by this node, at this term"; the highest term wins (I1, I4).

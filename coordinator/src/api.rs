@@ -12,6 +12,8 @@ mod metrics;
 mod nodes;
 mod placements;
 mod problem;
+mod proxies;
+mod regions;
 mod router;
 
 use std::path::PathBuf;
@@ -31,6 +33,8 @@ use crate::shell::cluster::Cluster;
 use crate::shell::data::DataService;
 use crate::shell::nodes::Nodes;
 use crate::shell::placements::Placements;
+use crate::shell::proxies::Proxies;
+use crate::shell::regions::Regions;
 use crate::shell::vitals::Vitals;
 
 pub use latches::Latches;
@@ -44,6 +48,8 @@ pub struct Parts {
     pub auth: Auth,
     /// Placements.
     pub placements: Placements,
+    /// Regions.
+    pub regions: Regions,
     /// Coordinators.
     pub nodes: Nodes,
     /// The built-in origin.
@@ -54,8 +60,10 @@ pub struct Parts {
     pub store: Arc<dyn Metastore>,
     /// For regions, nodes and groups.
     pub cluster: Cluster,
-    /// For proxies.
+    /// For what the feed counts.
     pub hub: Arc<Hub>,
+    /// Registered proxies.
+    pub proxies: Proxies,
     /// For rates and lags.
     pub vitals: Arc<ArcSwap<Vitals>>,
     /// A member that did not answer for longer is taken for unreachable.

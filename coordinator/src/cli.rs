@@ -12,8 +12,10 @@ mod args;
 mod cluster;
 mod config;
 mod demo;
+mod load;
 mod node;
 mod print;
+mod region;
 mod session;
 mod tenant;
 mod views;
@@ -64,7 +66,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Verb::Tenant { verb } => tenant::run(&Session::open(&args.global)?, verb).await,
         Verb::Health => views::health(&Session::open(&args.global)?).await,
         Verb::Groups => views::groups(&Session::open(&args.global)?).await,
-        Verb::Region { verb } => views::regions(&Session::open(&args.global)?, verb).await,
+        Verb::Region { verb } => region::run(&Session::open(&args.global)?, verb).await,
         Verb::Node { verb } => node::run(&Session::open(&args.global)?, verb).await,
         Verb::Proxy { verb } => views::proxies(&Session::open(&args.global)?, verb).await,
         Verb::Events { after, follow } => {

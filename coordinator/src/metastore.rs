@@ -111,13 +111,27 @@ pub fn get<T: DeserializeOwned>(
 ) -> Result<Option<Versioned<T>>, MetastoreError> {
     let mut found = None;
     store.read(&mut |view| {
-        found = view.get(StateCf::Meta, &core::meta_key(key))?;
+        found = get_at(view, key)?;
         Ok(())
     })?;
-    let Some(bytes) = found else { return Ok(None) };
+    Ok(found)
+}
+
+/// One value of a view, read as JSON.
+///
+/// # Errors
+/// [`StateError`] when the view fails, or the value is not JSON of its kind.
+pub fn get_at<T: DeserializeOwned>(
+    view: &dyn StateView,
+    key: &str,
+) -> Result<Option<Versioned<T>>, StateError> {
+    let Some(bytes) = view.get(StateCf::Meta, &core::meta_key(key))? else {
+        return Ok(None);
+    };
     let stored = core::decode_value(bytes)?;
-    let value = serde_json::from_slice(&stored.value)
-        .map_err(|error| MetastoreError::State(format!("the value of `{key}`: {error}")))?;
+    let value = serde_json::from_slice(&stored.value).map_err(|error| StateError {
+        reason: format!("the value of `{key}`: {error}"),
+    })?;
     Ok(Some(Versioned {
         value,
         revision: Revision::new(stored.revision),

@@ -3,6 +3,7 @@
 
 pub mod applier;
 pub mod bootstrap;
+pub mod changes;
 pub mod clock;
 pub mod cluster;
 pub mod controller;
@@ -15,5 +16,7 @@ pub mod nodes;
 pub mod peer_service;
 pub mod peers;
 pub mod placements;
+pub mod proxies;
+pub mod regions;
 pub mod standing;
 pub mod vitals;

@@ -27,7 +27,7 @@ pub struct Config {
     pub id: ProxyId,
     /// The region it stands in.
     pub region: RegionName,
-    /// Its files; for the snapshot on disk of a later issue. Need not exist yet.
+    /// Its files: the snapshot of the placements. Need not exist yet.
     pub dir: PathBuf,
     /// Threads that serve requests.
     #[serde(default = "default_threads")]
@@ -90,6 +90,9 @@ pub struct Proxy {
     pub hold_budget: Duration,
     /// How many may wait at once; further ones get `hold_queue_full`.
     pub hold_max_requests: u32,
+    /// How often the placements are saved to disk, where they have changed.
+    #[serde(with = "duration::text")]
+    pub snapshot_every: Duration,
     /// The largest request body.
     pub max_body_bytes: u64,
     /// One JSON line per request on standard output.
@@ -160,6 +163,7 @@ impl Default for Proxy {
             unknown_tenant: UnknownTenant::Reject,
             hold_budget: Duration::from_secs(5),
             hold_max_requests: 1024,
+            snapshot_every: Duration::from_secs(30),
             max_body_bytes: 16 << 20,
             access_log: true,
             h2c: true,
@@ -202,6 +206,7 @@ pub const KEYS: &[&str] = &[
     "proxy.unknown_tenant",
     "proxy.hold_budget",
     "proxy.hold_max_requests",
+    "proxy.snapshot_every",
     "proxy.max_body_bytes",
     "proxy.access_log",
     "proxy.h2c",

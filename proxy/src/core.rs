@@ -3,15 +3,17 @@
 //!
 //! ```text
 //! header ─alias─▶ none that passes for ours
-//! header ─tenant─▶ tenant ─table─▶ Entry ┐
-//! method ─classify──────────────▶ Class ─┼─decide─▶ Decision ─redirect─▶ Location
-//! feed message ─feed─▶ Step ─▶ Topology ─┘
+//! header ─tenant─▶ tenant ─fingerprint─table─▶ Entry ┐
+//! method ─classify─────────────────────────▶ Class ──┼─decide─▶ Decision ─redirect─▶ Location
+//! feed message ─feed─▶ Step ─────────────▶ Topology ─┘
 //! ```
 
 pub mod alias;
 pub mod classify;
 pub mod decide;
+pub mod disk_snapshot;
 pub mod feed;
+pub mod fingerprint;
 pub mod redirect;
 pub mod table;
 pub mod tenant;

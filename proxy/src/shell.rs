@@ -5,18 +5,23 @@
 //!                                │  ▲ ▲
 //!                       response ┘  │ └ hold (waits for changes)
 //!   feed ──put──▶ placements ───────┘
-//!   admin (health, metrics, explain)      server: binds, runs and drains all of it
+//!   admin (health, metrics, explain)      saver: placements ─▶ disk snapshot ─▶ the next start
+//!   server: binds, runs and drains all of it
 //! ```
 
 pub mod access_log;
 pub mod admin;
+pub mod disk_snapshot;
 pub mod feed;
 pub mod hold;
 pub mod listener;
+pub mod memory;
 pub mod metrics;
 pub mod origin;
 pub mod placements;
+pub mod published;
 pub mod response;
+pub mod saver;
 pub mod server;
 pub mod service;
 pub mod stream;

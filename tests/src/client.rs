@@ -122,6 +122,11 @@ impl Client {
         }
     }
 
+    /// Like [`Client::send`], of a request that nobody needs afterwards.
+    pub async fn send_owned(self, request: Request) -> Answer {
+        self.send(&request).await
+    }
+
     /// Sends it and follows 307 with method, headers and body kept.
     ///
     /// # Errors

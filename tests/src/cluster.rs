@@ -224,13 +224,34 @@ impl Cluster {
             .json()
     }
 
-    /// What a proxy counts.
-    pub async fn proxy_metrics(&self, i: usize) -> Metrics {
+    /// cluster.json as it stands now: a restart writes new process ids.
+    #[must_use]
+    pub fn files_now(&self) -> Files {
+        Files::read(&self.dir)
+    }
+
+    /// What a proxy counts; none while it does not answer.
+    pub async fn try_proxy_metrics(&self, i: usize) -> Option<Metrics> {
         let url = format!("{}/metrics", self.region(i).proxy_admin_url);
-        let answer = self.client.send(&Request::new(Method::GET, url)).await;
-        Metrics::parse(&String::from_utf8_lossy(
-            &answer.expect_success("metrics").body,
-        ))
+        let request = Request::new(Method::GET, url);
+        let answer = self.client.try_send(&request).await.ok()?;
+        Some(Metrics::parse(&String::from_utf8_lossy(&answer.body)))
+    }
+
+    /// What a proxy says of its readiness, whatever the status.
+    pub async fn proxy_readyz(&self, i: usize) -> Value {
+        let url = format!("{}/readyz", self.region(i).proxy_admin_url);
+        let request = Request::new(Method::GET, url);
+        self.client.send(&request).await.json()
+    }
+
+    /// What a proxy counts.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn proxy_metrics(&self, i: usize) -> Metrics {
+        let metrics = self.try_proxy_metrics(i).await;
+        metrics.expect("the proxy's admin listener answers")
     }
 
     /// The region that leads a group now: as the coordinator says that knows the highest term. One
@@ -295,6 +316,14 @@ impl Cluster {
     pub fn coordinator_log(&self, i: usize) -> String {
         let path = self.region(i).dir.join("coordinator.log");
         String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
+    }
+
+    /// The log of a region's proxy.
+    #[must_use]
+    pub fn proxy_log(&self, i: usize) -> String {
+        let proxy = self.region(i).dir.with_file_name("proxy");
+        let log = std::fs::read(proxy.join("proxy.log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
     }
 
     /// The cluster's processes with their states, as maiactl sees them.

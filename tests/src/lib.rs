@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: [`cluster`] starts the real binaries on loopback,
-//! [`extra`] a coordinator more, [`client`] speaks HTTP to them as any client would, [`wait`] replaces sleeping, [`load`] writes
-//! while something breaks, [`metrics`] reads what the processes count.
+//! [`extra`] a coordinator more, [`client`] speaks HTTP to them as any client would, [`wait`]
+//! replaces sleeping, [`load`] writes while something breaks, [`metrics`] reads what the processes
+//! count, [`show`] is what issues must show.
 //!
 //! Nothing here links the product's code: the tests know only what its users know.
 
@@ -10,6 +11,7 @@ pub mod curl;
 pub mod extra;
 pub mod load;
 pub mod metrics;
+pub mod show;
 pub mod wait;
 
 pub use client::{Answer, Client};

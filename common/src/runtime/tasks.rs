@@ -90,6 +90,19 @@ impl Tasks {
         });
     }
 
+    /// As [`Tasks::spawn_until_stop`], on another runtime.
+    pub fn spawn_until_stop_on(
+        &self,
+        runtime: &Handle,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let stop = self.stop.clone();
+        self.spawn_on(runtime, name, async move {
+            let _ended = stop.run_until_cancelled(task).await;
+        });
+    }
+
     /// The names of the tasks that run now.
     #[must_use]
     pub fn running(&self) -> Vec<&'static str> {

@@ -18,32 +18,6 @@ use crate::core::keyspace;
 use crate::metastore;
 use crate::raft::{GroupStatus, Role};
 
-/// The cluster's regions.
-pub async fn regions(State(api): State<Api>) -> Json<Value> {
-    let state = api.parts.cluster.state();
-    Json(json!({ "regions": state.regions.values().collect::<Vec<_>>() }))
-}
-
-/// The proxies on this coordinator's feed. Registration in the metastore comes with a later issue:
-/// ask every coordinator to see all.
-pub async fn proxies(State(api): State<Api>) -> Json<Value> {
-    let proxies: Vec<Value> = api
-        .parts
-        .hub
-        .subscribers()
-        .iter()
-        .map(|subscriber| {
-            json!({
-                "id": subscriber.id,
-                "region": subscriber.region,
-                "revision": subscriber.applied,
-                "last_seen_ms": subscriber.last_seen.elapsed().as_millis() as u64,
-            })
-        })
-        .collect();
-    Json(json!({ "proxies": proxies }))
-}
-
 fn role_name(role: Role) -> &'static str {
     match role {
         Role::Leader => "leader",

@@ -7,6 +7,7 @@ use maia_common::metrics as names;
 use maia_common::metrics::Metric;
 
 use super::Api;
+use crate::feed::{CutOff, Hub, PUSH_BUCKETS_US};
 use crate::raft::{FSYNC_BUCKETS_US, LogStats, Role};
 
 /// Prometheus text under construction.
@@ -36,24 +37,55 @@ impl Text {
         self.head(metric, kind);
         self.sample(metric.name, "", value);
     }
+
+    /// `buckets`: observations by upper bound, not yet cumulated.
+    fn histogram(
+        &mut self,
+        metric: Metric,
+        bounds_us: &[u64],
+        buckets: &[u64],
+        count: u64,
+        sum_us: u64,
+    ) {
+        self.head(metric, "histogram");
+        let bucket = format!("{}_bucket", metric.name);
+        let mut cumulated = 0;
+        for (bound_us, count) in bounds_us.iter().zip(buckets) {
+            cumulated += count;
+            let bound_s = *bound_us as f64 / 1e6;
+            self.sample(&bucket, &format!("le=\"{bound_s}\""), cumulated);
+        }
+        self.sample(&bucket, "le=\"+Inf\"", count);
+        let sum_s = sum_us as f64 / 1e6;
+        self.sample(&format!("{}_sum", metric.name), "", sum_s);
+        self.sample(&format!("{}_count", metric.name), "", count);
+    }
 }
 
 fn wal(text: &mut Text, stats: &LogStats) {
     text.single(names::WAL_ENTRIES, "counter", stats.appends);
     text.single(names::WAL_BYTES, "counter", stats.bytes);
+    let (bounds, sum_us) = (&FSYNC_BUCKETS_US[..], stats.fsync_sum_us);
     let metric = names::WAL_FSYNC_SECONDS;
-    text.head(metric, "histogram");
-    let bucket = format!("{}_bucket", metric.name);
-    let mut cumulated = 0;
-    for (bound_us, count) in FSYNC_BUCKETS_US.iter().zip(&stats.fsync_buckets) {
-        cumulated += count;
-        let bound_s = *bound_us as f64 / 1e6;
-        text.sample(&bucket, &format!("le=\"{bound_s}\""), cumulated);
+    text.histogram(metric, bounds, &stats.fsync_buckets, stats.fsyncs, sum_us);
+}
+
+fn feed(text: &mut Text, hub: &Hub) {
+    text.single(names::FEED_SUBSCRIBERS, "gauge", hub.count());
+    let stats = hub.stats();
+    let (buckets, count, sum_us) = stats.pushes();
+    let metric = names::FEED_PUSH_SECONDS;
+    text.histogram(metric, &PUSH_BUCKETS_US, &buckets, count, sum_us);
+    text.head(names::FEED_CUT_OFF, "counter");
+    for reason in CutOff::ALL {
+        let label = format!("reason=\"{}\"", reason.as_str());
+        text.sample(names::FEED_CUT_OFF.name, &label, stats.cut_offs(reason));
     }
-    text.sample(&bucket, "le=\"+Inf\"", stats.fsyncs);
-    let sum_s = stats.fsync_sum_us as f64 / 1e6;
-    text.sample(&format!("{}_sum", metric.name), "", sum_s);
-    text.sample(&format!("{}_count", metric.name), "", stats.fsyncs);
+    text.single(names::FEED_SNAPSHOTS, "counter", stats.snapshots());
+    let (images, took) = stats.images();
+    text.single(names::FEED_IMAGES, "counter", images);
+    text.single(names::FEED_IMAGE_SECONDS, "gauge", took.as_secs_f64());
+    text.single(names::FEED_CATCH_UPS, "counter", stats.catch_ups());
 }
 
 fn groups(text: &mut Text, api: &Api) {
@@ -104,11 +136,7 @@ pub async fn metrics(State(api): State<Api>) -> Response {
     let mut text = Text::default();
     wal(&mut text, &api.parts.engine.log_stats());
     groups(&mut text, &api);
-    text.single(
-        names::FEED_SUBSCRIBERS,
-        "gauge",
-        api.parts.hub.subscribers().len(),
-    );
+    feed(&mut text, &api.parts.hub);
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
         text.0,

@@ -7,17 +7,18 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use maia_common::error_code::ErrorCode;
 use maia_common::headers;
-use maia_common::ids::{IdempotencyKey, TenantId};
+use maia_common::ids::{GroupId, IdempotencyKey, RegionName, TenantId};
 use maia_common::limits;
 use maia_common::placement::PlacementSpec;
 use maia_common::position::Version;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::extract::Checked;
 use super::problem::ApiError;
 use super::{Api, deadline};
 use crate::core::placements::Expected;
-use crate::shell::placements::{PlacementView, PutRequest, unknown_tenant};
+use crate::core::placements::load::parse;
+use crate::shell::placements::{Filter, PlacementView, PutRequest, unknown_tenant};
 
 type Answer = Result<Response, ApiError>;
 
@@ -27,6 +28,8 @@ type Answer = Result<Response, ApiError>;
 pub struct Page {
     limit: Option<usize>,
     after: Option<String>,
+    region: Option<String>,
+    group: Option<u64>,
 }
 
 /// How fresh a read must be.
@@ -55,7 +58,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyK
     )?))
 }
 
-fn expected(headers: &HeaderMap) -> Result<Expected, ApiError> {
+pub(super) fn expected(headers: &HeaderMap) -> Result<Expected, ApiError> {
     let text = |name| {
         headers
             .get(name)
@@ -70,16 +73,17 @@ fn expected(headers: &HeaderMap) -> Result<Expected, ApiError> {
             .and_then(|t| t.strip_suffix('"'))
             .and_then(|t| t.parse::<Version>().ok())
             .map(Expected::Version)
-            .ok_or_else(|| ApiError::invalid("If-Match must be an ETag of this placement, or *")),
+            .ok_or_else(|| ApiError::invalid("If-Match must be an ETag as it was answered, or *")),
         _ => Err(ApiError::invalid(
             "send either If-Match, or If-None-Match: *",
         )),
     }
 }
 
-fn answer(status: StatusCode, view: &PlacementView) -> Response {
-    let mut response = (status, Json(view)).into_response();
-    let etag = format!("\"{}\"", view.version);
+/// The document with its version as ETag.
+pub(super) fn tagged(status: StatusCode, what: &impl Serialize, version: Version) -> Response {
+    let mut response = (status, Json(what)).into_response();
+    let etag = format!("\"{version}\"");
     if let Ok(etag) = HeaderValue::from_str(&etag) {
         response.headers_mut().insert(header::ETAG, etag);
     }
@@ -87,6 +91,21 @@ fn answer(status: StatusCode, view: &PlacementView) -> Response {
         .headers_mut()
         .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// A request's body, or why it can't be read.
+pub(super) type Body = Result<Bytes, axum::extract::rejection::BytesRejection>;
+
+/// The whole body.
+pub(super) fn whole(body: Body, max_bytes: usize) -> Result<Bytes, ApiError> {
+    body.map_err(|_| {
+        let text = format!("the body may have {max_bytes} bytes");
+        ApiError::new(ErrorCode::BodyTooLarge, text)
+    })
+}
+
+fn answer(status: StatusCode, view: &PlacementView) -> Response {
+    tagged(status, view, view.version)
 }
 
 /// One placement; as of the newest commit unless `?consistency=local`.
@@ -110,32 +129,35 @@ pub async fn get(
 }
 
 /// A page of placements, as this node knows them.
-pub async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Answer {
+pub async fn list(State(api): State<Api>, Checked(Query(page)): Checked<Query<Page>>) -> Answer {
     let limit = page_limit(page.limit)?;
     let after = page.after.map(TenantId::new).transpose()?;
-    let placements = api.parts.placements.list(after.as_ref(), limit)?;
-    let next = placements
-        .last()
-        .filter(|_| placements.len() == limit)
-        .map(|p| &p.tenant);
-    Ok(Json(serde_json::json!({ "placements": placements, "next": next })).into_response())
+    let filter = Filter {
+        home: page.region.map(RegionName::new).transpose()?,
+        group: page.group.map(GroupId::new),
+    };
+    let page = api.parts.placements.list(&filter, after.as_ref(), limit)?;
+    Ok(Json(page).into_response())
+}
+
+/// Whether only to say what would happen.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct How {
+    #[serde(default)]
+    dry_run: bool,
 }
 
 /// Places a tenant.
 pub async fn put(
     State(api): State<Api>,
     Checked(Path(tenant)): Checked<Path<String>>,
+    Checked(Query(how)): Checked<Query<How>>,
     headers: HeaderMap,
-    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+    body: Body,
 ) -> Answer {
     let tenant = TenantId::new(tenant)?;
-    let body = body.map_err(|_| {
-        let text = format!(
-            "a placement has at most {} bytes",
-            limits::MAX_ADMIN_BODY_BYTES
-        );
-        ApiError::new(ErrorCode::BodyTooLarge, text)
-    })?;
+    let body = whole(body, limits::MAX_ADMIN_BODY_BYTES)?;
     let spec: PlacementSpec = serde_json::from_slice(&body)
         .map_err(|error| ApiError::invalid(format!("the body is no placement: {error}")))?;
     let request = PutRequest {
@@ -144,6 +166,10 @@ pub async fn put(
         expected: expected(&headers)?,
         key: idempotency_key(&headers)?,
     };
+    if how.dry_run {
+        let plan = api.parts.placements.dry_run(&request, deadline()).await?;
+        return Ok(Json(plan).into_response());
+    }
     let put = api.parts.placements.put(&request, deadline()).await?;
     let status = if put.created {
         StatusCode::CREATED
@@ -151,6 +177,25 @@ pub async fn put(
         StatusCode::OK
     };
     Ok(answer(status, &put.view))
+}
+
+/// Places many tenants: one JSON object a line.
+pub async fn load(State(api): State<Api>, headers: HeaderMap, body: Body) -> Answer {
+    let body = whole(body, limits::MAX_LOAD_BODY_BYTES)?;
+    let lines = parse(&body).map_err(|error| ApiError::invalid(error.to_string()))?;
+    if lines.len() > limits::MAX_LOAD_ITEMS {
+        let text = format!(
+            "a load has at most {} tenants: send several",
+            limits::MAX_LOAD_ITEMS
+        );
+        return Err(ApiError::new(ErrorCode::BodyTooLarge, text));
+    }
+    let key = idempotency_key(&headers)?;
+    let placements = &api.parts.placements;
+    let loaded = placements
+        .load((&lines, &body), key.as_ref(), deadline())
+        .await?;
+    Ok(Json(loaded).into_response())
 }
 
 /// Takes a placement away.

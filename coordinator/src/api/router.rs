@@ -14,7 +14,7 @@ use maia_common::runtime::GateError;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::problem::ApiError;
-use super::{Api, admin, auth, data, health, metrics, nodes, placements};
+use super::{Api, admin, auth, data, health, metrics, nodes, placements, proxies, regions};
 
 /// All routes.
 pub fn router(api: Api) -> Router {
@@ -22,9 +22,10 @@ pub fn router(api: Api) -> Router {
         .route("/v1/placements", get(placements::list))
         .route("/v1/replication/health", get(health::health))
         .route("/admin/replication/election", get(admin::election))
-        .route("/admin/regions", get(admin::regions))
+        .route("/admin/regions", get(regions::list))
+        .route("/admin/regions/{name}", get(regions::get))
         .route("/admin/nodes", get(nodes::list))
-        .route("/admin/proxies", get(admin::proxies))
+        .route("/admin/proxies", get(proxies::list))
         .route("/admin/events", get(admin::events))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::read));
     let placement_reads = Router::new()
@@ -36,10 +37,19 @@ pub fn router(api: Api) -> Router {
             axum::routing::put(placements::put).delete(placements::remove),
         )
         .route("/admin/tenants/{tenant}/placement", post(placements::put))
+        .route(
+            "/admin/proxies/{proxy}",
+            axum::routing::delete(proxies::remove),
+        )
+        .route("/admin/regions/{name}", axum::routing::put(regions::put))
         .route("/admin/nodes", post(nodes::add))
         .route("/admin/nodes/{id}", delete(nodes::remove))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::admin))
         .layer(DefaultBodyLimit::max(limits::MAX_ADMIN_BODY_BYTES));
+    let loads = Router::new()
+        .route("/v1/placements", post(placements::load))
+        .route_layer(middleware::from_fn_with_state(api.clone(), auth::admin))
+        .layer(DefaultBodyLimit::max(limits::MAX_LOAD_BODY_BYTES));
     let data = Router::new()
         .route("/v1/data/{kind}", get(data::list))
         .route(
@@ -55,6 +65,7 @@ pub fn router(api: Api) -> Router {
         .merge(read)
         .merge(placement_reads)
         .merge(placement_writes)
+        .merge(loads)
         .merge(data)
         .layer(middleware::from_fn_with_state(api.clone(), gate))
         .route("/livez", get(|| async { "ok\n" }))

@@ -23,6 +23,7 @@ pub struct Api {
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
+    pub etag: Option<String>,
     pub body: Value,
 }
 
@@ -132,6 +133,35 @@ impl Api {
     }
 }
 
+impl Api {
+    /// POST of newline-separated JSON to one coordinator, counted round from the first; every answer
+    /// is fine, only silence is an error.
+    ///
+    /// # Errors
+    /// That coordinator does not connect, or the connection broke.
+    pub async fn post_lines(
+        &self,
+        coordinator: usize,
+        path: &str,
+        idempotency_key: &str,
+        body: bytes::Bytes,
+    ) -> anyhow::Result<Answer> {
+        let known = self.urls.len().max(1);
+        let Some(url) = self.urls.get(coordinator % known) else {
+            anyhow::bail!("no coordinator is known");
+        };
+        let mut request = self.http.post(format!("{url}{path}")).body(body);
+        request = request
+            .header("content-type", "application/x-ndjson")
+            .header(maia_common::headers::IDEMPOTENCY_KEY, idempotency_key);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.map_err(plain);
+        read(response.with_context(|| format!("{url} did not answer"))?).await
+    }
+}
+
 /// The error with its causes, without the URL that the context names already.
 fn plain(error: reqwest::Error) -> anyhow::Error {
     anyhow::Error::new(error.without_url())
@@ -139,6 +169,8 @@ fn plain(error: reqwest::Error) -> anyhow::Error {
 
 async fn read(response: reqwest::Response) -> anyhow::Result<Answer> {
     let status = response.status();
+    let etag = response.headers().get(reqwest::header::ETAG);
+    let etag = etag.and_then(|tag| tag.to_str().ok()).map(str::to_owned);
     let bytes = response
         .bytes()
         .await
@@ -149,7 +181,7 @@ async fn read(response: reqwest::Response) -> anyhow::Result<Answer> {
         Err(_) if bytes.is_empty() => Value::Null,
         Err(_) => Value::String(String::from_utf8_lossy(&bytes).into_owned()),
     };
-    Ok(Answer { status, body })
+    Ok(Answer { status, etag, body })
 }
 
 /// The answer, or the refusal that it carries.
@@ -160,7 +192,8 @@ fn accepted(answer: Answer) -> anyhow::Result<Answer> {
     Err(refusal(answer.status, &answer.body).into())
 }
 
-fn refusal(status: StatusCode, body: &Value) -> Refused {
+/// What a problem document says.
+pub fn refusal(status: StatusCode, body: &Value) -> Refused {
     let field = |name: &str| body[name].as_str().map(str::to_owned);
     Refused {
         status: status.as_u16(),

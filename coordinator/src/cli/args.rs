@@ -1,10 +1,12 @@
 //! The command line as clap reads it: verbs, options, their texts. Decides nothing.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use maia_common::ids::{RegionName, TenantId};
 use maia_common::placement::{ConflictStrategy, Mode, ShortagePolicy, SyncMode, WriteRouting};
+use maia_common::topology::RegionState;
 
 use crate::config::Preset;
 
@@ -74,7 +76,7 @@ pub enum Verb {
     /// The cluster's regions.
     Region {
         #[command(subcommand)]
-        verb: ListVerb,
+        verb: RegionVerb,
     },
     /// The cluster's coordinators.
     Node {
@@ -110,6 +112,44 @@ pub enum Verb {
 pub enum ListVerb {
     /// Lists them.
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RegionVerb {
+    /// Lists them.
+    List,
+    /// Adds a region.
+    Add {
+        name: RegionName,
+        /// Where clients reach its proxies.
+        #[arg(long, value_name = "URL")]
+        public_url: String,
+        /// Greater comes first at an election.
+        #[arg(long, default_value_t = 0)]
+        priority: u32,
+    },
+    /// Changes a region: what is not named stays.
+    #[command(arg_required_else_help = true)]
+    Set {
+        name: RegionName,
+        /// Where clients reach its proxies.
+        #[arg(long, value_name = "URL")]
+        public_url: Option<String>,
+        /// Greater comes first at an election.
+        #[arg(long)]
+        priority: Option<u32>,
+        /// active, draining or down.
+        #[arg(long)]
+        state: Option<RegionState>,
+    },
+    /// Lets a region take no new tenants, and hands what it leads to other regions that have the
+    /// data. It goes on serving; `set --state active` ends it.
+    Drain {
+        name: RegionName,
+        /// Does not ask.
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -243,6 +283,23 @@ pub enum TenantVerb {
     },
     /// What each proxy would do with a request of the tenant, and why.
     Explain(Explain),
+    /// Places many tenants from a file, one JSON object a line: `tenant` and the fields of a
+    /// placement. May be repeated: tenants that are as asked already are left alone. Exit code 1
+    /// when a tenant could not be placed as asked.
+    Load(Load),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Load {
+    /// The file; `-` is standard input.
+    pub file: PathBuf,
+    /// Requests in flight.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = in_flight)]
+    pub in_flight: usize,
+    /// Gives up after this long without any progress.
+    #[arg(long, value_name = "DURATION", default_value = "60s",
+          value_parser = maia_common::duration::parse)]
+    pub retry_for: Duration,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -305,6 +362,13 @@ impl Up {
             || self.origin.is_some()
             || self.proxy_threads.is_some()
             || !self.set.is_empty()
+    }
+}
+
+fn in_flight(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=64) => Ok(number),
+        _ => Err("1 to 64".to_owned()),
     }
 }
 

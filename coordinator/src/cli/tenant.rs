@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::Usage;
 use super::api::Api;
 use super::args::{Explain, Output, Place, TenantVerb};
+use super::load;
 use super::print;
 use super::session::Session;
 
@@ -48,6 +49,7 @@ pub async fn run(session: &Session, verb: TenantVerb) -> anyhow::Result<()> {
         }
         TenantVerb::Remove { tenant, yes } => remove(session, &tenant, yes).await?,
         TenantVerb::Explain(explain) => explain_all(session, &explain).await?,
+        TenantVerb::Load(load) => load::run(session, &load).await?,
     }
     Ok(())
 }
@@ -146,11 +148,11 @@ async fn remove(session: &Session, tenant: &TenantId, yes: bool) -> anyhow::Resu
     Ok(())
 }
 
-/// Asks the person at the terminal whether to go on.
+/// Asks whether to go on.
 ///
 /// # Errors
-/// There is nobody to ask, or the answer is no.
-pub(super) fn confirm() -> anyhow::Result<()> {
+/// [`Usage`] where nobody can be asked; when the answer is no.
+pub fn confirm() -> anyhow::Result<()> {
     if !std::io::stdin().is_terminal() {
         return Err(Usage("nobody to ask: say --yes".to_owned()).into());
     }

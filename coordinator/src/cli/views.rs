@@ -1,4 +1,4 @@
-//! What the cluster says of itself: health, groups, regions, proxies, events.
+//! What the cluster says of itself: health, groups, proxies, events.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -72,23 +72,6 @@ pub async fn groups(session: &Session) -> anyhow::Result<()> {
         ("WITNESS", "witness"),
     ];
     print::objects(session.output, &answer, "groups", &columns);
-    Ok(())
-}
-
-/// The cluster's regions.
-///
-/// # Errors
-/// What the cluster refuses.
-pub async fn regions(session: &Session, verb: ListVerb) -> anyhow::Result<()> {
-    let ListVerb::List = verb;
-    let answer = session.api.get("/admin/regions").await?;
-    let columns = [
-        ("NAME", "name"),
-        ("PUBLIC URL", "public_url"),
-        ("PRIORITY", "priority"),
-        ("STATE", "state"),
-    ];
-    print::objects(session.output, &answer, "regions", &columns);
     Ok(())
 }
 

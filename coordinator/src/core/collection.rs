@@ -104,7 +104,7 @@ mod tests {
     use maia_common::topology::{Node, NodeState};
 
     use super::super::metastore::apply;
-    use super::super::placements::{begin_removal, end_removal, place};
+    use super::super::placements::{Found, begin_removal, end_removal, place};
     use super::*;
     use crate::metastore::memory::MemoryState;
     use crate::raft::Mutations;
@@ -164,7 +164,7 @@ mod tests {
             group: group.id,
             version: maia_common::position::Version::new(1),
             state: maia_common::placement::PlacementState::Active,
-            properties: spec.resolve(&regions).unwrap().1,
+            properties: spec.resolve(&regions, None).unwrap().1,
         }
     }
 
@@ -179,7 +179,10 @@ mod tests {
         let at = store.run(&made).unwrap();
         let placing = |at, id| {
             let of = (&group, at);
-            place(None, &tenant.tenant, of, &tenant.properties, None, (id, 1)).unwrap()
+            let found = Found::default();
+            place(&found, &tenant.tenant, of, &tenant.properties, (id, 1))
+                .unwrap()
+                .1
         };
         let placed = store.run(&placing(at, "p")).unwrap();
         assert_eq!(

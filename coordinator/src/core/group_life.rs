@@ -9,7 +9,8 @@
 //! creating      first member, empty log        Initialize   (others after a while: it may be dead)
 //! creating      leads                          Activate     creating → active
 //! any           leads at a term not announced  Announce
-//! any           leads away from home           Transfer   (home well for long, none lately)
+//! any           leads away from home, or       Transfer   (see `homecoming`)
+//!               where it should not
 //! x is leaving  leads, x is a member           SetVoters    to those that stay, while most of them answer
 //! x is leaving  leads, x is out, committed     Confirm      leaving → left
 //! it has left   may have data                  Leave        deletes it, keeps a tombstone
@@ -20,7 +21,7 @@
 //!
 //! Invariants: I1 (only first members initialize, only while it says creating), I4 (announcements).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use maia_common::ids::{GroupId, NodeId};
@@ -28,7 +29,7 @@ use maia_common::placement::{GroupRecord, GroupState, MemberRole};
 use maia_common::position::Term;
 
 use super::cluster_state::ClusterState;
-use super::membership;
+use super::{homecoming, membership};
 
 /// A local instance of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +62,8 @@ pub struct Local {
     pub instance: Option<Instance>,
     /// How long the instance has been blank.
     pub blank_for: Duration,
-    /// On the leader: how long the home's node has answered and had all records.
-    pub home_well_for: Duration,
+    /// On the leader: how long each other voter has answered and had all records.
+    pub well_for: BTreeMap<NodeId, Duration>,
     /// Since the group was last moved by this node; none: never.
     pub moved_before: Option<Duration>,
     /// On the leader: who the members are.
@@ -152,7 +153,10 @@ pub fn next(
         }
         match departure(record, &local.members) {
             Some(command) => commands.push(command),
-            None => commands.extend(homecoming(node, record, local, moves)),
+            None => {
+                let to = homecoming::target(node, record, local, moves, cluster);
+                commands.extend(to.map(|to| Command::Transfer(group, to)));
+            }
         }
     }
     commands
@@ -176,20 +180,6 @@ fn departure(record: &GroupRecord, members: &Members) -> Option<Command> {
     }
     let out = members.settled && !members.voters.is_empty();
     out.then(|| Command::Confirm(group, record.leaving.clone()))
-}
-
-/// Home region first: a leader elsewhere hands over once the home has been well for long enough.
-/// The inhibit window keeps a group from going to and fro; it never delays a needed election.
-fn homecoming(node: NodeId, record: &GroupRecord, local: &Local, moves: Moves) -> Option<Command> {
-    let home = record
-        .members
-        .first()
-        .filter(|m| m.role == MemberRole::Voter && record.voters().contains(&m.node))?;
-    let inhibited = local
-        .moved_before
-        .is_some_and(|ago| ago < moves.inhibit_window);
-    let may = moves.auto && !inhibited && local.home_well_for >= moves.stable_for;
-    (may && home.node != node).then_some(Command::Transfer(record.id, home.node))
 }
 
 /// The members with which the group begins, whoever of them is to leave again.
@@ -245,7 +235,7 @@ mod tests {
         Local {
             instance,
             blank_for: Duration::from_secs(blank_for_s),
-            home_well_for: Duration::ZERO,
+            well_for: BTreeMap::new(),
             moved_before: None,
             members: Members::default(),
             is_gone: false,
@@ -275,7 +265,7 @@ mod tests {
         });
         let ask = |node, well_s, moved_s: Option<u64>, moves| {
             let local = Local {
-                home_well_for: Duration::from_secs(well_s),
+                well_for: [(NodeId::new(2), Duration::from_secs(well_s))].into(),
                 moved_before: moved_s.map(Duration::from_secs),
                 ..local(leading, 0)
             };

@@ -4,6 +4,7 @@
 //! | key | value |
 //! | --- | --- |
 //! | `region/NAME` | `Region` |
+//! | `regions` | how many regions were added after the first ones; each addition compares it |
 //! | `node/ID` | `Node` |
 //! | `group/ID` | `GroupRecord` |
 //! | `groupkey/KEY` | the id of the group with that key |
@@ -11,12 +12,13 @@
 //! | `leader/ID` | `Leader`: the announcement of a group's leader |
 //! | `tenant/NAME` | `Placement` |
 //! | `retired/NAME` | the last version of a tenant's placement that was deleted |
+//! | `proxy/ID` | `Proxy` |
 //! | `deleting/NAME` | the version of a tenant's placement that is being deleted |
 //! | `refs/ID` | how many placements name the group, as decimal text; absent: none |
 //! | `retirednode/ID` | the last record of a node that was removed: its id is never used again |
 //! | `event/REVISION` | an event |
 
-use maia_common::ids::{GroupId, NodeId, RegionName, TenantId};
+use maia_common::ids::{GroupId, NodeId, ProxyId, RegionName, TenantId};
 use maia_common::placement::GroupKey;
 
 /// Prefix of all tenants.
@@ -29,6 +31,8 @@ pub const NODES: &str = "node/";
 pub const GROUPS: &str = "group/";
 /// Prefix of all announcements.
 pub const LEADERS: &str = "leader/";
+/// Prefix of all registered proxies.
+pub const PROXIES: &str = "proxy/";
 /// Prefix of all deletions that have not ended.
 pub const DELETIONS: &str = "deleting/";
 /// Prefix of all groups' reference counts.
@@ -76,6 +80,9 @@ pub fn region(region: &RegionName) -> String {
     format!("{REGIONS}{region}")
 }
 
+/// How many regions were added after those that the cluster began with.
+pub const ADDED_REGIONS: &str = "regions";
+
 /// A node.
 #[must_use]
 pub fn node(node: NodeId) -> String {
@@ -98,4 +105,10 @@ pub fn group_key(key: &GroupKey) -> String {
 #[must_use]
 pub fn leader(group: GroupId) -> String {
     format!("{LEADERS}{:020}", group.get())
+}
+
+/// A registered proxy.
+#[must_use]
+pub fn proxy(proxy: &ProxyId) -> String {
+    format!("{PROXIES}{proxy}")
 }

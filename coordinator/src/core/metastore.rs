@@ -8,17 +8,20 @@
 //! | --- | --- | --- |
 //! | `meta` | the key | a framed `MetaValue` |
 //! | `changes` | revision u64 BE | a framed `MetaChange` |
-//! | `dedup` | the transaction's id | revision u64 BE |
+//! | `dedup` | the transaction's id | a framed `Earlier` |
 //! | `marks` | `r` | the current revision, u64 BE |
 //! | `marks` | `e` | how many events are kept, u64 BE |
+//! | `marks` | `h` | the oldest revision in `changes`, and the bytes of all its values, u64 BE each |
+//! | `marks` | `i`, revision u64 BE | the id of that revision's transaction, as long as it is in `dedup` |
 
 mod apply;
+mod history;
 mod layout;
 mod transaction;
 
 pub use apply::{Applied, apply};
 pub use layout::{
-    META_VERSION, change_key, current_revision, decode_change, decode_value, meta_key, revision_of,
+    META_VERSION, change_key, current_revision, decode_change, decode_value, earlier, meta_key,
     suffix_of,
 };
 pub use transaction::{Precondition, Transaction};

@@ -105,6 +105,73 @@ fn history_and_its_retry_ids_are_compacted_together() {
 }
 
 #[test]
+fn the_history_is_bounded_by_bytes_and_ids_outlive_it() {
+    let mut state = MemoryState::default();
+    let large = vec![7u8; limits::MAX_META_VALUE_BYTES];
+    let small = 3;
+    for n in 0..small {
+        run(&mut state, &transaction(format!("small-{n}")).put("a", "x"));
+    }
+    let rows = |state: &MemoryState| {
+        let of_changes = |((cf, _), value): (&(StateCf, Vec<u8>), &Vec<u8>)| {
+            (*cf == StateCf::Changes).then_some(value.len() as u64)
+        };
+        state
+            .rows()
+            .iter()
+            .filter_map(of_changes)
+            .collect::<Vec<u64>>()
+    };
+    let room = limits::WATCH_HISTORY_BYTES / large.len() as u64;
+    let mut revision = 0;
+    for n in 0..room * 2 {
+        let put = transaction(format!("large-{n}")).put("b", large.clone());
+        revision = run(&mut state, &put).outcome.revision;
+        assert!(rows(&state).iter().sum::<u64>() <= limits::WATCH_HISTORY_BYTES);
+    }
+    let kept = rows(&state).len() as u64;
+    assert!(kept >= room - 2, "{kept} of {room} that have room");
+    let oldest = state
+        .scan(StateCf::Changes, &meta_key(""), None, 1)
+        .unwrap()
+        .remove(0);
+    assert_eq!(
+        oldest.0,
+        change_key(Revision::new(revision - kept + 1)),
+        "no holes"
+    );
+    for n in 0..small {
+        let again = transaction(format!("small-{n}")).put("a", "x");
+        let applied = run(&mut state, &again);
+        assert_eq!(applied.outcome.revision, n + 1, "its id is known still");
+        assert_eq!(applied.change, None);
+    }
+}
+
+#[test]
+fn an_id_that_another_request_took_is_refused() {
+    let mut state = MemoryState::default();
+    let signed = |digest: u8| {
+        transaction("key")
+            .put("a", "x")
+            .carries_out([digest; 32], "memo")
+    };
+    let first = run(&mut state, &signed(1));
+    assert!(first.outcome.succeeded);
+    let before = state.rows().clone();
+    assert_eq!(run(&mut state, &signed(1)).outcome, first.outcome);
+    let other = run(&mut state, &signed(2)).outcome;
+    assert!(other.other_digest && !other.succeeded, "{other:?}");
+    assert_eq!(*state.rows(), before);
+    let known = earlier(&state, "key").unwrap().unwrap();
+    assert_eq!((known.revision, &known.memo[..]), (1, &b"memo"[..]));
+    // A request that finds nothing to change is remembered as well.
+    let nothing = Transaction::new("nothing", 7).carries_out([3; 32], "m");
+    assert_eq!(run(&mut state, &nothing).outcome.revision, 2);
+    assert!(earlier(&state, "nothing").unwrap().is_some());
+}
+
+#[test]
 fn events_are_capped() {
     let mut state = MemoryState::default();
     for n in 0..limits::MAX_EVENTS + 5 {

@@ -3,13 +3,16 @@
 //! plans anew when the world changed meanwhile. Invariants: I6 (one group per tenant: one key), I12
 //! (groups are capped).
 
+pub mod load;
+
 use std::collections::BTreeSet;
 
-use maia_common::ids::{GroupId, IdempotencyKey, TenantId};
+use maia_common::error_code::ErrorCode;
+use maia_common::ids::{GroupId, TenantId};
 use maia_common::limits;
 use maia_common::placement::{
-    GroupKey, GroupRecord, GroupState, Member, MemberRole, Placement, PlacementState,
-    TenantProperties,
+    GroupKey, GroupRecord, GroupState, Member, MemberRole, Placement, PlacementSpec,
+    PlacementState, SpecError, TenantProperties,
 };
 use maia_common::position::{Revision, Version};
 use serde::{Deserialize, Serialize};
@@ -18,7 +21,7 @@ use super::cluster_state::ClusterState;
 use super::keyspace;
 use super::metastore::{Precondition, Transaction};
 
-/// What a client demands of the present placement.
+/// What a client demands of what is there already: a placement, or a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
     /// Anything.
@@ -32,14 +35,14 @@ pub enum Expected {
 }
 
 impl Expected {
-    /// Whether the present placement is as demanded.
+    /// Whether what is there, by its version, is as demanded.
     #[must_use]
-    pub fn holds(self, present: Option<&Placement>) -> bool {
+    pub fn holds(self, present: Option<Version>) -> bool {
         match self {
             Expected::Any => true,
             Expected::Absent => present.is_none(),
             Expected::Present => present.is_some(),
-            Expected::Version(version) => present.is_some_and(|p| p.version == version),
+            Expected::Version(version) => present == Some(version),
         }
     }
 }
@@ -56,6 +59,9 @@ pub enum PlanError {
     /// A region without a node to hold data.
     #[error("region `{0}` has no node that could hold the tenant's data")]
     NoNode(maia_common::ids::RegionName),
+    /// The spec itself can't be.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
     /// The tenant lives elsewhere: that is a migration.
     #[error(
         "the tenant lives in group {0}; a change of regions or mode is a migration: \
@@ -65,6 +71,20 @@ pub enum PlanError {
     /// The tenant is being deleted.
     #[error("the tenant is being deleted: DELETE it again to see that through")]
     Deleting,
+}
+
+impl PlanError {
+    /// The code of `interfaces.md`.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            PlanError::TooManyGroups => ErrorCode::TooManyGroups,
+            PlanError::NoNode(_)
+            | PlanError::Spec(_)
+            | PlanError::NeedsMigration(_)
+            | PlanError::Deleting => ErrorCode::PlacementConflict,
+        }
+    }
 }
 
 /// An event about a tenant or a group, kept in the metastore.
@@ -162,69 +182,151 @@ pub fn activate_group(
         .put_json(key, &active)
 }
 
-/// Whether the tenant may stay where it is.
+/// What the tenant's group must have in common, and the tenant's properties, as the spec asks.
 ///
 /// # Errors
-/// [`PlanError::NeedsMigration`] when it is asked to live in another group than it does;
-/// [`PlanError::Deleting`] while it is being deleted.
-pub fn check_stays(
-    present: &Placement,
+/// [`PlanError::Spec`]; [`PlanError::NeedsMigration`] when the tenant lives in another group than
+/// it is asked to.
+pub fn resolve(
+    spec: &PlacementSpec,
+    present: Option<GroupId>,
     state: &ClusterState,
-    key: &GroupKey,
-) -> Result<(), PlanError> {
-    if present.state == PlacementState::Deleting {
-        return Err(PlanError::Deleting);
-    }
-    match state.groups.get(&present.group) {
-        Some(group) if group.key == *key => Ok(()),
-        _ => Err(PlanError::NeedsMigration(present.group)),
+) -> Result<(GroupKey, TenantProperties), PlanError> {
+    let here = present.and_then(|group| state.groups.get(&group));
+    let (key, properties) = spec.resolve(state, here.map(|group| &group.key))?;
+    match present {
+        Some(group) if here.is_none_or(|here| here.key != key) => {
+            Err(PlanError::NeedsMigration(group))
+        }
+        _ => Ok((key, properties)),
     }
 }
 
-/// The transaction that places a tenant in an active group, or changes its properties; none when
-/// all is as asked already. `retired`: the last version of a placement of this name that was
-/// deleted.
-#[must_use]
-pub fn place(
-    present: Option<(&Placement, Revision)>,
+/// What the metastore has under a tenant's name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Its placement.
+    pub placement: Option<(Placement, Revision)>,
+    /// The last version of a placement of this name that was deleted: versions go on from there (I4).
+    pub retired: Option<(Version, Revision)>,
+}
+
+/// What placing a tenant does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// It is placed for the first time, or again after its deletion.
+    Created,
+    /// Its properties change.
+    Changed,
+    /// All is as asked already.
+    Unchanged,
+}
+
+/// What placing a tenant comes to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// What it does.
+    pub change: Change,
+    /// The placement afterwards.
+    pub placement: Placement,
+}
+
+/// What placing the tenant in this group, with these properties, comes to.
+///
+/// # Errors
+/// [`PlanError::Deleting`] while it is being deleted.
+pub fn placed(
+    found: &Found,
     tenant: &TenantId,
-    group: (&GroupRecord, Revision),
+    group: GroupId,
     properties: &TenantProperties,
-    retired: Option<Version>,
-    (id, now_unix_us): (&str, u64),
-) -> Option<Transaction> {
-    let (group, group_revision) = group;
-    if present.is_some_and(|(p, _)| p.properties == *properties) {
-        return None;
-    }
-    let before = present
-        .map(|(p, _)| p.version)
-        .or(retired)
-        .unwrap_or_default();
+) -> Result<Placed, PlanError> {
+    let retired = found.retired.map(|(version, _)| version);
+    let (change, version, state) = match &found.placement {
+        Some((present, _)) if present.state == PlacementState::Deleting => {
+            return Err(PlanError::Deleting);
+        }
+        Some((present, _)) if present.properties == *properties => {
+            (Change::Unchanged, present.version, present.state)
+        }
+        Some((present, _)) => (Change::Changed, present.version.next(), present.state),
+        None => {
+            let version = retired.unwrap_or_default().next();
+            (Change::Created, version, PlacementState::Active)
+        }
+    };
     let placement = Placement {
         tenant: tenant.clone(),
-        group: group.id,
-        version: before.next(),
-        state: present.map_or(PlacementState::Active, |(p, _)| p.state),
+        group,
+        version,
+        state,
         properties: properties.clone(),
     };
-    let kind = if present.is_some() {
-        "placement_changed"
-    } else {
-        "placement_created"
-    };
-    let unchanged = present.map_or(Precondition::Absent, |(_, at)| Precondition::At(at));
-    let key = keyspace::tenant(tenant);
-    let transaction = Transaction::new(id, now_unix_us)
-        .when(&key, unchanged)
-        .when(keyspace::group(group.id), Precondition::At(group_revision))
-        .put_json(key, &placement)
-        .delete(keyspace::retired(tenant))
-        .event(&placement_event(kind, &placement, now_unix_us));
-    Some(match present {
+    Ok(Placed { change, placement })
+}
+
+/// Adds to a transaction that the tenant's placement becomes this, if nothing under its name has
+/// changed since it was found: at most four comparisons and operations.
+#[must_use]
+pub fn put_placement(
+    transaction: Transaction,
+    found: &Found,
+    placement: &Placement,
+) -> Transaction {
+    let unchanged = |at: Option<Revision>| at.map_or(Precondition::Absent, Precondition::At);
+    let (key, retired) = (
+        keyspace::tenant(&placement.tenant),
+        keyspace::retired(&placement.tenant),
+    );
+    let placed_at = found.placement.as_ref().map(|(_, at)| *at);
+    let retired_at = found.retired.map(|(_, at)| at);
+    let transaction = transaction
+        .when(&key, unchanged(placed_at))
+        .put_json(key, placement);
+    // A tenant that is placed has no retired version, and gets none while its revision stands.
+    let transaction = match placed_at {
+        None => transaction.when(&retired, unchanged(retired_at)),
         Some(_) => transaction,
-        None => transaction.add(keyspace::refs(group.id), 1),
-    })
+    };
+    match retired_at {
+        Some(_) => transaction.delete(retired),
+        None => transaction,
+    }
+}
+
+/// The transaction that places a tenant in an active group, or changes its properties, with what it
+/// comes to; when all is as asked already it changes nothing.
+///
+/// # Errors
+/// [`PlanError::Deleting`] while it is being deleted.
+pub fn place(
+    found: &Found,
+    tenant: &TenantId,
+    (group, group_revision): (&GroupRecord, Revision),
+    properties: &TenantProperties,
+    (id, now_unix_us): (&str, u64),
+) -> Result<(Placed, Transaction), PlanError> {
+    let placed = placed(found, tenant, group.id, properties)?;
+    let transaction = Transaction::new(id, now_unix_us)
+        .when(keyspace::group(group.id), Precondition::At(group_revision));
+    let kind = match (placed.change, &found.placement) {
+        (Change::Created, _) => "placement_created",
+        (Change::Changed, _) => "placement_changed",
+        (Change::Unchanged, present) => {
+            let at = present.as_ref().map(|(_, at)| Precondition::At(*at));
+            let unchanged = at.unwrap_or(Precondition::Absent);
+            let transaction = transaction.when(keyspace::tenant(tenant), unchanged);
+            return Ok((placed, transaction));
+        }
+    };
+    let transaction = transaction.event(&placement_event(kind, &placed.placement, now_unix_us));
+    let transaction = put_placement(transaction, found, &placed.placement);
+    let transaction = match placed.change {
+        Change::Created => transaction.add(keyspace::refs(group.id), 1),
+        Change::Changed | Change::Unchanged => transaction,
+    };
+    Ok((placed, transaction))
 }
 
 fn placement_event(kind: &str, placement: &Placement, now_unix_us: u64) -> Event {
@@ -268,16 +370,4 @@ pub fn end_removal(deleting: &Placement, at: Revision, id: &str, now_unix_us: u6
         .add(keyspace::refs(deleting.group), -1)
         .put_json(keyspace::retired(&deleting.tenant), &deleting.version)
         .event(&placement_event("placement_removed", deleting, now_unix_us))
-}
-
-/// The transaction's id for a client's idempotency key: a retry takes effect once.
-#[must_use]
-pub fn transaction_id(key: Option<&IdempotencyKey>, what: &str, chance: u128) -> String {
-    match key {
-        // The key may be 128 bytes long and the id holds 128 in all.
-        Some(key) => blake3::hash(format!("{what}\0{key}").as_bytes())
-            .to_hex()
-            .to_string(),
-        None => format!("{what:.64}-{chance:032x}"),
-    }
 }

@@ -1,91 +1,150 @@
-//! The hub: one sender, many subscribers, bounded; who falls too far behind is told so by the
-//! channel and starts over.
+//! The hub: takes changes in the order of revisions, encodes each once, and hands the bytes to all
+//! streams through one bounded ring; a stream that falls off the ring is told so by the channel.
+//!
+//! Revisions without anything for proxies (events, registrations) are not pushed one by one: the
+//! next delta covers them, or the pulse does within a second.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use maia_common::ids::{ProxyId, RegionName};
 use maia_common::limits;
-use maia_common::position::Revision;
+use maia_common::position::{Revision, Version};
 use maia_common::wire::feed as wire;
+use maia_common::wire::feed::down::Kind;
 use maia_common::wire::record::MetaChange;
 use tokio::sync::broadcast;
 
-/// What subscribers get.
+use super::drained::Drainable;
+use super::message::ready;
+use super::seats::{Seat, Seated, Seats, Subscriber};
+use super::stats::{CutOff, Stats};
+use crate::core::feed;
+use crate::shell::clock::unix_us;
+
+/// What streams get. Cheap to clone: all share the bytes.
 #[derive(Debug, Clone)]
 pub enum Push {
-    /// A delta, in order.
-    Delta(Arc<wire::Delta>),
-    /// A leader hint.
-    Hint(Arc<wire::Hint>),
-    /// The order was broken: everyone starts over.
+    /// Everything after `from` up to `revision`.
+    Delta {
+        /// The revision of the delta before it.
+        from: Revision,
+        /// What its proxy is at afterwards.
+        revision: Revision,
+        /// The message.
+        message: Bytes,
+    },
+    /// A message without a place in the order: a leader hint, a sign of life.
+    Aside(Bytes),
+    /// The order was broken: read the history.
     Restart,
 }
 
-/// A proxy on this coordinator's feed.
-#[derive(Debug, Clone)]
-pub struct Subscriber {
-    /// Its stable id.
-    pub id: ProxyId,
-    /// Its region.
-    pub region: RegionName,
-    /// The last revision that it said is in force there.
-    pub applied: Revision,
-    /// When it last said anything.
-    pub last_seen: Instant,
+/// How far changes have come.
+#[derive(Debug, Default)]
+struct Order {
+    /// The newest revision that was taken.
+    reached: Revision,
+    /// The revision of the last delta that was pushed.
+    pushed: Revision,
+    /// When the newest change was proposed.
+    committed_unix_us: u64,
 }
 
 /// Distributes changes.
 #[derive(Debug)]
 pub struct Hub {
     pushes: broadcast::Sender<Push>,
-    revision: AtomicU64,
-    subscribers: Mutex<BTreeMap<u64, Subscriber>>,
-    next: AtomicU64,
+    order: Mutex<Order>,
+    seats: Arc<Seats>,
+    leaderless: AtomicBool,
+    stats: Stats,
 }
 
 impl Default for Hub {
     fn default() -> Self {
         Self {
             pushes: broadcast::Sender::new(limits::FEED_BACKLOG_DELTAS),
-            revision: AtomicU64::new(0),
-            subscribers: Mutex::default(),
-            next: AtomicU64::new(0),
+            order: Mutex::default(),
+            seats: Arc::default(),
+            leaderless: AtomicBool::new(false),
+            stats: Stats::default(),
         }
     }
 }
 
 impl Hub {
-    /// Hands the change to all subscribers. Called in the order of revisions.
-    pub fn delta(&self, from: Revision, change: &MetaChange, changes: wire::Changes) {
-        self.revision.store(change.revision, Ordering::Release);
-        let delta = wire::Delta {
+    fn order(&self) -> MutexGuard<'_, Order> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands the change to all streams. Called in the order of revisions.
+    pub fn delta(&self, change: &MetaChange, changes: wire::Changes) {
+        let mut order = self.order();
+        order.reached = Revision::new(change.revision);
+        order.committed_unix_us = change.proposed_unix_us;
+        if feed::is_empty(&changes) {
+            return;
+        }
+        self.push_delta(&mut order, changes);
+        let after_us = unix_us().saturating_sub(change.proposed_unix_us);
+        self.stats.pushed(Duration::from_micros(after_us));
+    }
+
+    /// Under the lock of the order, so that the ring has deltas in their order.
+    fn push_delta(&self, order: &mut Order, changes: wire::Changes) {
+        let (from, revision) = (order.pushed, order.reached);
+        order.pushed = revision;
+        let message = ready(Kind::Delta(wire::Delta {
             from_revision: from.get(),
-            revision: change.revision,
-            committed_unix_us: change.proposed_unix_us,
+            revision: revision.get(),
+            committed_unix_us: order.committed_unix_us,
             changes: Some(changes),
-        };
-        // Without subscribers there is nobody to tell.
-        drop(self.pushes.send(Push::Delta(Arc::new(delta))));
+        }));
+        self.push(Push::Delta {
+            from,
+            revision,
+            message,
+        });
     }
 
-    /// Hands the hint to all subscribers.
+    fn push(&self, push: Push) {
+        // Without streams there is nobody to tell.
+        drop(self.pushes.send(push));
+    }
+
+    /// Hands the hint to all streams.
     pub fn hint(&self, hint: wire::Hint) {
-        drop(self.pushes.send(Push::Hint(Arc::new(hint))));
+        self.push(Push::Aside(ready(Kind::Hint(hint))));
     }
 
-    /// Makes all subscribers start over: the next delta does not follow the last one.
+    /// The next delta does not follow the last one: all streams read the history.
     pub fn restart(&self, revision: Revision) {
-        self.revision.store(revision.get(), Ordering::Release);
-        drop(self.pushes.send(Push::Restart));
+        let mut order = self.order();
+        (order.reached, order.pushed) = (revision, revision);
+        self.push(Push::Restart);
     }
 
-    /// The newest revision that was handed out.
+    /// A sign of life for all streams, and the revisions that had nothing for them.
+    pub fn pulse(&self, leaderless: bool) {
+        self.leaderless.store(leaderless, Ordering::Relaxed);
+        let mut order = self.order();
+        if order.pushed < order.reached {
+            self.push_delta(&mut order, wire::Changes::default());
+        }
+        let revision = order.reached.get();
+        self.push(Push::Aside(ready(Kind::Alive(wire::Alive {
+            revision,
+            leaderless,
+        }))));
+    }
+
+    /// Whether no leader of the metastore was heard at the last pulse.
     #[must_use]
-    pub fn revision(&self) -> Revision {
-        Revision::new(self.revision.load(Ordering::Acquire))
+    pub fn is_leaderless(&self) -> bool {
+        self.leaderless.load(Ordering::Relaxed)
     }
 
     /// What is handed out from now on.
@@ -97,49 +156,102 @@ impl Hub {
     /// The proxies on this feed now.
     #[must_use]
     pub fn subscribers(&self) -> Vec<Subscriber> {
-        self.lock().values().cloned().collect()
+        self.seats.shown(Instant::now())
     }
 
-    /// Lists a proxy until the returned guard is dropped; none when there are too many.
+    /// How many proxies are on this feed now.
     #[must_use]
-    pub(super) fn enter(self: &Arc<Self>, subscriber: Subscriber) -> Option<Seat> {
-        let mut subscribers = self.lock();
-        if subscribers.len() >= limits::MAX_FEED_SUBSCRIBERS {
-            return None;
-        }
-        let seat = self.next.fetch_add(1, Ordering::Relaxed);
-        subscribers.insert(seat, subscriber);
-        Some(Seat {
-            hub: Arc::clone(self),
-            seat,
-        })
+    pub fn count(&self) -> usize {
+        self.seats.count()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Subscriber>> {
-        self.subscribers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Proxies of the region on this feed that have drained it at this version or a later one. A
+    /// barrier unites the answers of all coordinators and compares them with the registered proxies
+    /// of the region; a proxy that came back says again what it has drained.
+    #[must_use]
+    pub fn drained(&self, region: &RegionName, what: &Drainable, version: Version) -> Vec<ProxyId> {
+        self.seats.drained(region, what, version)
     }
-}
 
-/// A proxy's place on the list.
-pub(super) struct Seat {
-    hub: Arc<Hub>,
-    seat: u64,
-}
-
-impl Seat {
-    /// The proxy said that this revision is in force.
-    pub(super) fn applied(&self, revision: Revision) {
-        if let Some(subscriber) = self.hub.lock().get_mut(&self.seat) {
-            subscriber.applied = revision.max(subscriber.applied);
-            subscriber.last_seen = Instant::now();
+    /// A registration was removed: if its proxy is here, it registers anew.
+    pub fn unregistered(&self, id: &ProxyId) {
+        if let Some(seat) = self.seats.get(id) {
+            seat.cut(CutOff::Removed);
         }
     }
+
+    /// What the feed counts.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Seats a proxy; none when all seats are taken.
+    pub(super) fn enter(&self, id: ProxyId, region: RegionName) -> Option<Seated> {
+        let seat = Seat::new(id, region, self.is_leaderless(), Instant::now());
+        self.seats.take(seat)
+    }
+
+    pub(super) fn seats(&self) -> Vec<Arc<Seat>> {
+        self.seats.all()
+    }
 }
 
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.hub.lock().remove(&self.seat);
+#[cfg(test)]
+mod tests {
+    use super::super::message::parse;
+    use super::*;
+
+    fn change(revision: u64) -> MetaChange {
+        MetaChange {
+            revision,
+            proposed_unix_us: revision * 10,
+            ..MetaChange::default()
+        }
+    }
+
+    fn of(push: Push) -> Kind {
+        match push {
+            Push::Delta { message, .. } | Push::Aside(message) => parse(&message),
+            Push::Restart => panic!("a restart"),
+        }
+    }
+
+    #[test]
+    fn all_get_the_same_bytes_and_empty_revisions_wait_for_the_next_delta_or_pulse() {
+        let hub = Hub::default();
+        hub.restart(Revision::new(4));
+        let (mut one, mut two) = (hub.subscribe(), hub.subscribe());
+        hub.delta(&change(5), wire::Changes::default());
+        hub.delta(
+            &change(6),
+            wire::Changes {
+                removed_tenants: vec!["t".into()],
+                ..wire::Changes::default()
+            },
+        );
+        hub.delta(&change(7), wire::Changes::default());
+        hub.pulse(true);
+        let Push::Delta { message, .. } = one.try_recv().unwrap() else {
+            panic!("a delta")
+        };
+        let Push::Delta { message: same, .. } = two.try_recv().unwrap() else {
+            panic!("a delta")
+        };
+        assert_eq!(message.as_ptr(), same.as_ptr(), "shared, not copied");
+        let Kind::Delta(delta) = parse(&message) else {
+            panic!("a delta")
+        };
+        assert_eq!((delta.from_revision, delta.revision), (4, 6));
+        assert_eq!(delta.committed_unix_us, 60);
+        let Kind::Delta(flushed) = of(one.try_recv().unwrap()) else {
+            panic!("a delta")
+        };
+        assert_eq!((flushed.from_revision, flushed.revision), (6, 7));
+        let Kind::Alive(alive) = of(one.try_recv().unwrap()) else {
+            panic!("alive")
+        };
+        assert_eq!((alive.revision, alive.leaderless), (7, true));
+        assert!(hub.is_leaderless());
     }
 }

@@ -1,65 +1,186 @@
-//! One proxy's stream: Hello, then a snapshot or a delta, then every delta and hint as it comes.
-//! A stream ends when the proxy is too slow, when the order breaks, or when the proxy goes; the
-//! proxy then starts over, here or elsewhere.
+//! The feed's service: judges a Hello, registers its proxy, seats it, and starts its stream.
+//!
+//! A proxy is registered before it gets anything: the registered proxies are whom a migration's
+//! barrier waits for. Registering needs the metastore's leader once in a proxy's life; from then on
+//! any coordinator serves it, with or without a leader.
 
-use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use maia_common::ids::{ProxyId, RegionName};
+use maia_common::limits;
 use maia_common::position::{Generation, Revision};
 use maia_common::runtime::Tasks;
 use maia_common::wire::feed as wire;
-use maia_common::wire::feed::down::Kind;
 use tokio::runtime::Handle;
-use tokio::sync::{broadcast, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::{Stream, StreamExt};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::Status;
 
-use super::hub::{Hub, Push, Seat, Subscriber};
-use super::snapshot;
+use super::grpc::Frames;
+use super::hub::Hub;
+use super::image::Contents;
+use super::images::Images;
+use super::pulse::Pulse;
+use super::stream::{End, ProxyStream, Shared};
 use crate::metastore::Metastore;
 use crate::shell::cluster::Cluster;
+use crate::shell::placements::{Placements, Refusal};
+use crate::shell::proxies::Proxies;
 
 /// The feed format that this speaks.
 const FORMAT: u32 = 1;
-/// How often a silent stream says that it lives.
-const ALIVE_EVERY: Duration = Duration::from_secs(1);
-/// How long a coordinator that is behind a proxy's revision lets it wait before it refuses.
-const BEHIND_PATIENCE: Duration = Duration::from_secs(2);
-/// How long one message may wait for room: then the proxy is too slow.
-const SEND_PATIENCE: Duration = Duration::from_secs(10);
-/// Messages on their way to one proxy.
-const OUTBOX: usize = 64;
+/// How long a Hello may take to come, to be caught up with and to be registered: a proxy waits 3 s
+/// for the answer's head.
+const HELLO_PATIENCE: Duration = Duration::from_millis(2500);
 
-/// The feed's gRPC service.
+/// What the service stands on.
+pub struct FeedParts {
+    /// Who distributes changes.
+    pub hub: Arc<Hub>,
+    /// For snapshots and the history.
+    pub store: Arc<dyn Metastore>,
+    /// For the generation and leaders.
+    pub cluster: Cluster,
+    /// For lookups that place a tenant.
+    pub placements: Placements,
+    /// For registrations.
+    pub proxies: Proxies,
+    /// Owns the streams.
+    pub tasks: Tasks,
+}
+
+/// The feed's service.
 pub struct FeedService {
-    hub: Arc<Hub>,
-    store: Arc<dyn Metastore>,
-    cluster: Cluster,
+    pub(super) shared: Arc<Shared>,
+    pub(super) placements: Placements,
+    pub(super) lookups: Semaphore,
+    proxies: Proxies,
     tasks: Tasks,
+    /// Answers that are open, read or not.
+    streams: Arc<Semaphore>,
     /// Streams run here, beside the API, not where Raft's messages are received.
     runtime: Handle,
 }
 
-type Outbox = mpsc::Sender<Result<wire::Down, Status>>;
-
 impl FeedService {
-    /// Serves what `hub` hands out; streams belong to `tasks`, and run on the runtime that this is
+    /// The service, and the pulse that must run beside it. Streams run on the runtime that this is
     /// called on.
     #[must_use]
-    pub fn new(hub: Arc<Hub>, store: Arc<dyn Metastore>, cluster: Cluster, tasks: Tasks) -> Self {
-        Self {
-            hub,
-            store,
-            cluster,
-            tasks,
+    pub fn new(parts: FeedParts) -> (Self, Pulse) {
+        let images = |contents| {
+            let (store, cluster) = (Arc::clone(&parts.store), parts.cluster.clone());
+            Arc::new(Images::new(
+                store,
+                cluster,
+                Arc::clone(&parts.hub),
+                contents,
+            ))
+        };
+        let (everything, topology) = (images(Contents::Everything), images(Contents::Topology));
+        let all = vec![Arc::clone(&everything), Arc::clone(&topology)];
+        let pulse = Pulse::new(Arc::clone(&parts.hub), all);
+        let service = Self {
+            shared: Arc::new(Shared {
+                hub: parts.hub,
+                store: parts.store,
+                cluster: parts.cluster,
+                everything,
+                topology,
+                reads: Semaphore::new(limits::MAX_FEED_READS),
+            }),
+            placements: parts.placements,
+            lookups: Semaphore::new(limits::MAX_LOOKUPS_IN_FLIGHT),
+            proxies: parts.proxies,
+            tasks: parts.tasks,
+            streams: Arc::new(Semaphore::new(limits::MAX_FEED_STREAMS)),
             runtime: Handle::current(),
-        }
+        };
+        (service, pulse)
     }
 
-    async fn check(&self, hello: &wire::Hello) -> Result<Option<Revision>, Status> {
+    /// Starts a proxy's stream.
+    pub(super) async fn subscribe(
+        &self,
+        mut ups: impl Stream<Item = Result<wire::Up, Status>> + Send + Unpin + 'static,
+    ) -> Result<Frames, Status> {
+        let deadline = Instant::now() + HELLO_PATIENCE;
+        let place = Arc::clone(&self.streams)
+            .try_acquire_owned()
+            .map_err(|_| Status::resource_exhausted("too many open streams"))?;
+        let first = tokio::time::timeout_at(deadline.into(), ups.next()).await;
+        let Ok(Some(Ok(wire::Up {
+            kind: Some(wire::up::Kind::Hello(hello)),
+        }))) = first
+        else {
+            let text = "the first message must be a Hello, at once";
+            return Err(Status::invalid_argument(text));
+        };
+        let invalid =
+            |error: maia_common::ids::NameError| Status::invalid_argument(error.to_string());
+        let id = ProxyId::new(hello.proxy.as_str()).map_err(invalid)?;
+        let region = RegionName::new(hello.region.as_str()).map_err(invalid)?;
+        let last = self.check(&hello, deadline).await?;
+        // Seated first: a removal that comes now sees it connected, or it sees the removal.
+        let seated = self
+            .shared
+            .hub
+            .enter(id.clone(), region.clone())
+            .ok_or_else(|| Status::resource_exhausted("too many proxies on this feed"))?;
+        let registered = self.proxies.register(&id, &region, deadline).await;
+        let registered = registered.map_err(|refusal| status_of(&refusal))?;
+        let (outbox, inbox) = mpsc::channel(limits::FEED_OUTBOX);
+        let status = Arc::<OnceLock<Status>>::default();
+        let stream = ProxyStream {
+            shared: Arc::clone(&self.shared),
+            seated,
+            outbox: outbox.clone(),
+            images: Arc::clone(if hello.topology_only {
+                &self.shared.topology
+            } else {
+                &self.shared.everything
+            }),
+            floor: registered.max(last.unwrap_or_default()),
+        };
+        self.start(id, stream.run(ups, last), outbox, Arc::clone(&status));
+        Ok(Frames::new(inbox, status, place))
+    }
+
+    fn start(
+        &self,
+        id: ProxyId,
+        stream: impl Future<Output = End> + Send + 'static,
+        outbox: mpsc::Sender<Bytes>,
+        status: Arc<OnceLock<Status>>,
+    ) {
+        let (stop, shared) = (self.tasks.stop().clone(), Arc::clone(&self.shared));
+        self.tasks
+            .spawn_on(&self.runtime, "feed stream", async move {
+                let end = stop.run_until_cancelled(stream).await;
+                let told = match end {
+                    Some(End::CutOff(reason)) => {
+                        shared.hub.stats().cut_off(reason);
+                        reason.status()
+                    }
+                    Some(End::Failed(status)) => status,
+                    None => Status::unavailable("the coordinator is stopping"),
+                    Some(End::Gone) => return,
+                };
+                tracing::info!(proxy = %id, reason = told.message(), "a feed stream ends");
+                drop(status.set(told));
+                // Not before: the answer ends when its last sender is gone.
+                drop(outbox);
+            });
+    }
+
+    /// What the proxy has, if that is of this cluster's present history; waits for this coordinator
+    /// to have reached it.
+    async fn check(
+        &self,
+        hello: &wire::Hello,
+        deadline: Instant,
+    ) -> Result<Option<Revision>, Status> {
         if hello.format != FORMAT {
             let text = format!(
                 "feed format {} is not spoken here, only {FORMAT}",
@@ -67,173 +188,46 @@ impl FeedService {
             );
             return Err(Status::invalid_argument(text));
         }
-        let generation = Generation::new(hello.generation);
-        let last = Revision::new(hello.last_revision);
-        let deadline = Instant::now() + BEHIND_PATIENCE;
-        let reached = self
-            .cluster
-            .wait_for(deadline, |state| {
-                state.revision > Revision::default()
-                    && (generation < state.generation || state.revision >= last)
-            })
-            .await;
-        if !reached {
-            let here = self.cluster.state().revision;
-            let text = format!("this coordinator is at revision {here}, behind the proxy's {last}");
-            return Err(Status::failed_precondition(text));
-        }
-        let same = generation == self.cluster.state().generation;
+        let (generation, last) = (hello.generation, Revision::new(hello.last_revision));
+        let same = self.reach(generation, last, deadline).await?;
         Ok((same && last > Revision::default()).then_some(last))
     }
-}
 
-#[tonic::async_trait]
-impl wire::feed_server::Feed for FeedService {
-    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<wire::Down, Status>> + Send>>;
-
-    async fn lookup(
+    /// Waits until this coordinator is where somebody has already been. True: that was in the present
+    /// generation; revisions of an earlier one say nothing.
+    pub(super) async fn reach(
         &self,
-        _request: Request<wire::LookupRequest>,
-    ) -> Result<Response<wire::LookupAnswer>, Status> {
-        Err(Status::unimplemented("not yet"))
-    }
-
-    async fn subscribe(
-        &self,
-        request: Request<Streaming<wire::Up>>,
-    ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let mut ups = request.into_inner();
-        let first = tokio::time::timeout(BEHIND_PATIENCE, ups.next())
-            .await
-            .map_err(|_| Status::deadline_exceeded("no Hello came"))?;
-        let Some(Ok(wire::Up {
-            kind: Some(wire::up::Kind::Hello(hello)),
-        })) = first
-        else {
-            return Err(Status::invalid_argument(
-                "the first message must be a Hello",
-            ));
-        };
-        let id = ProxyId::new(hello.proxy.as_str())
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let region = RegionName::new(hello.region.as_str())
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let last = self.check(&hello).await?;
-        let subscriber = Subscriber {
-            id,
-            region,
-            applied: Revision::default(),
-            last_seen: Instant::now(),
-        };
-        let seat = self
-            .hub
-            .enter(subscriber)
-            .ok_or_else(|| Status::resource_exhausted("too many proxies on this feed"))?;
-        let (outbox, inbox) = mpsc::channel(OUTBOX);
-        // Subscribed before the state is read: no change falls between the two.
-        let pushes = self.hub.subscribe();
-        let stream = ProxyStream {
-            pushes,
-            outbox,
-            hub: Arc::clone(&self.hub),
-            store: Arc::clone(&self.store),
-            cluster: self.cluster.clone(),
-            seat,
-        };
-        let stop = self.tasks.stop().clone();
-        self.tasks
-            .spawn_on(&self.runtime, "feed stream", async move {
-                let _ended = stop.run_until_cancelled(stream.run(ups, last)).await;
-            });
-        Ok(Response::new(Box::pin(ReceiverStream::new(inbox))))
+        generation: u64,
+        revision: Revision,
+        deadline: Instant,
+    ) -> Result<bool, Status> {
+        let generation = Generation::new(generation);
+        let cluster = &self.shared.cluster;
+        let reached = cluster.wait_for(deadline, |state| {
+            state.revision > Revision::default()
+                && (generation < state.generation
+                    || (generation == state.generation && state.revision >= revision))
+        });
+        if !reached.await {
+            let here = cluster.state().revision;
+            let text = format!("this coordinator is at revision {here}, behind {revision}");
+            return Err(Status::failed_precondition(text));
+        }
+        Ok(generation == cluster.state().generation)
     }
 }
 
-struct ProxyStream {
-    pushes: broadcast::Receiver<Push>,
-    outbox: Outbox,
-    hub: Arc<Hub>,
-    store: Arc<dyn Metastore>,
-    cluster: Cluster,
-    seat: Seat,
-}
-
-impl ProxyStream {
-    async fn run(mut self, ups: Streaming<wire::Up>, last: Option<Revision>) {
-        if let Some(status) = self.serve(ups, last).await {
-            tracing::info!(reason = status.message(), "a feed stream ends");
-            drop(self.outbox.try_send(Err(status)));
-        }
-    }
-
-    /// None: the proxy is gone.
-    async fn serve(
-        &mut self,
-        mut ups: Streaming<wire::Up>,
-        last: Option<Revision>,
-    ) -> Option<Status> {
-        let cluster = self.cluster.state();
-        let opening = snapshot::opening(&*self.store, &cluster, last);
-        let (mut at, messages) = match opening {
-            Ok(opening) => opening,
-            Err(error) => return Some(Status::internal(error.to_string())),
-        };
-        for message in messages {
-            if let Err(end) = self.send(message).await {
-                return end;
-            }
-        }
-        let mut alive = tokio::time::interval(ALIVE_EVERY);
-        loop {
-            let message = tokio::select! {
-                push = self.pushes.recv() => match push {
-                    Ok(Push::Delta(delta)) if delta.revision <= at.get() => continue,
-                    Ok(Push::Delta(delta)) if delta.from_revision != at.get() => {
-                        return Some(Status::aborted("a gap: start over"));
-                    }
-                    Ok(Push::Delta(delta)) => {
-                        at = Revision::new(delta.revision);
-                        Kind::Delta(Arc::unwrap_or_clone(delta))
-                    }
-                    Ok(Push::Hint(hint)) => Kind::Hint(Arc::unwrap_or_clone(hint)),
-                    Ok(Push::Restart) => return Some(Status::aborted("start over")),
-                    Err(broadcast::error::RecvError::Lagged(_)) => {
-                        return Some(Status::resource_exhausted("too slow: start over"));
-                    }
-                    Err(broadcast::error::RecvError::Closed) => return None,
-                },
-                up = ups.next() => match up {
-                    Some(Ok(up)) => {
-                        self.take(up);
-                        continue;
-                    }
-                    Some(Err(_)) | None => return None,
-                },
-                _ = alive.tick() => {
-                    Kind::Alive(wire::Alive { revision: self.hub.revision().get() })
-                }
-            };
-            if let Err(end) = self.send(message).await {
-                return end;
-            }
-        }
-    }
-
-    fn take(&self, up: wire::Up) {
-        // Drained acks matter to migrations, which come with a later issue.
-        if let Some(wire::up::Kind::Applied(applied)) = up.kind {
-            self.seat.applied(Revision::new(applied.revision));
-        }
-    }
-
-    async fn send(&self, kind: Kind) -> Result<(), Option<Status>> {
-        let down = wire::Down { kind: Some(kind) };
-        match self.outbox.send_timeout(Ok(down), SEND_PATIENCE).await {
-            Ok(()) => Ok(()),
-            Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(None),
-            Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
-                Err(Some(Status::resource_exhausted("too slow: start over")))
-            }
-        }
+/// A refusal as gRPC says it: the code and the sentence are in the message.
+pub(super) fn status_of(refusal: &Refusal) -> Status {
+    let text = refusal.to_string();
+    match refusal.code.status() {
+        400 | 413 | 428 => Status::invalid_argument(text),
+        401 => Status::unauthenticated(text),
+        403 => Status::permission_denied(text),
+        404 => Status::not_found(text),
+        409 | 412 => Status::failed_precondition(text),
+        429 | 507 => Status::resource_exhausted(text),
+        421 | 502..=504 => Status::unavailable(text),
+        _ => Status::internal(text),
     }
 }

@@ -233,6 +233,13 @@ pub(super) fn outcome(decoded: &wire::TransactionOutcome) -> Result<Outcome, Met
     if !decoded.refused.is_empty() {
         return Err(MetastoreError::Illegal(decoded.refused.clone()));
     }
+    if decoded.other_digest {
+        let text = "the idempotency key was used with another request";
+        return Err(MetastoreError::Refused(
+            ErrorCode::IdempotencyConflict,
+            text.to_owned(),
+        ));
+    }
     Ok(if decoded.succeeded {
         Outcome::Committed(Revision::new(decoded.revision))
     } else {

@@ -12,8 +12,8 @@ use super::Metastore;
 use crate::core::metastore as core;
 use crate::raft::{StateCf, StateError, StateView};
 
-/// Changes read ahead at once.
-const PAGE: usize = 256;
+/// Changes read ahead at once: one of a load has some 300 KB.
+const PAGE: usize = 16;
 
 /// Why a watch ends.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use maia_common::ids::GroupId;
+use maia_common::ids::{GroupId, ProxyId};
 use maia_common::invariants::{self, Violations};
 use maia_common::position::{Revision, Term};
 use maia_common::topology::Leader;
@@ -209,10 +209,16 @@ impl ClusterLoop {
     }
 
     fn take_change(&mut self, change: &MetaChange) {
-        let from = self.current.revision;
         let changes = feed::translate(&mut self.current, change);
         self.publish();
-        self.hub.delta(from, change, changes);
+        self.hub.delta(change, changes);
+        for key in change.keys.iter().filter(|key| key.deleted) {
+            if let Some(id) = key.key.strip_prefix(keyspace::PROXIES)
+                && let Ok(id) = ProxyId::new(id)
+            {
+                self.hub.unregistered(&id);
+            }
+        }
     }
 
     fn take_hint(&mut self, hint: Hint) {

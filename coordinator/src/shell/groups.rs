@@ -29,7 +29,7 @@ use crate::raft::{Engine, LeaderEvent, Role};
 const TICK: Duration = Duration::from_millis(200);
 /// How long one act may take before it is given up and decided anew.
 const ACT_DEADLINE: Duration = Duration::from_secs(5);
-/// A home that answered this lately, and has all but so many records, may lead again.
+/// A voter that answered this lately, and has all but so many records, may take over.
 const WELL_WITHIN_MS: u64 = 2000;
 const WELL_LAG: u64 = 64;
 /// How often instances that stopped over an error are started anew.
@@ -80,7 +80,7 @@ pub struct GroupLoop {
     events: broadcast::Receiver<LeaderEvent>,
     moves: Moves,
     blank_since: BTreeMap<GroupId, Instant>,
-    home_well_since: BTreeMap<GroupId, Instant>,
+    well_since: BTreeMap<(GroupId, NodeId), Instant>,
     moved_at: BTreeMap<GroupId, Instant>,
     revived_at: Instant,
     running: BTreeSet<Command>,
@@ -110,7 +110,7 @@ impl GroupLoop {
             events,
             moves: parts.moves,
             blank_since: BTreeMap::new(),
-            home_well_since: BTreeMap::new(),
+            well_since: BTreeMap::new(),
             moved_at: BTreeMap::new(),
             revived_at: Instant::now(),
             running: BTreeSet::new(),
@@ -202,22 +202,27 @@ impl GroupLoop {
     fn local(&mut self, record: &GroupRecord) -> Local {
         let (group, now) = (record.id, Instant::now());
         let instance = self.instance(group);
-        let home_well = record
-            .members
-            .first()
-            .is_some_and(|home| self.is_well(group, home.node));
-        let lasts = |since: &mut BTreeMap<GroupId, Instant>, holds: bool| {
-            if holds {
-                now - *since.entry(group).or_insert(now)
+        let mut well_for = BTreeMap::new();
+        for member in &record.members {
+            let key = (group, member.node);
+            if self.is_well(group, member.node) {
+                let since = *self.well_since.entry(key).or_insert(now);
+                well_for.insert(member.node, now - since);
             } else {
-                since.remove(&group);
-                Duration::ZERO
+                self.well_since.remove(&key);
             }
+        }
+        let is_blank = instance.is_some_and(|i| i.is_blank);
+        let blank_for = if is_blank {
+            now - *self.blank_since.entry(group).or_insert(now)
+        } else {
+            self.blank_since.remove(&group);
+            Duration::ZERO
         };
         Local {
             instance,
-            blank_for: lasts(&mut self.blank_since, instance.is_some_and(|i| i.is_blank)),
-            home_well_for: lasts(&mut self.home_well_since, home_well),
+            blank_for,
+            well_for,
             moved_before: self.moved_at.get(&group).map(|at| now - *at),
             members: self.members(record),
             is_gone: self.gone.contains(&group),
@@ -303,7 +308,7 @@ impl Hands {
                 engine.initialize_group(*group, voters).await
             }
             Command::Transfer(group, to) => {
-                tracing::info!(%group, %to, "the leadership goes home");
+                tracing::info!(%group, %to, "the leadership is handed over");
                 engine.transfer(*group, *to).await
             }
             Command::SetVoters(group, voters) => {

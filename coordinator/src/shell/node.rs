@@ -16,7 +16,6 @@ use maia_common::cluster_key::{ClusterKey, ClusterKeyError};
 use maia_common::ids::{GroupId, NodeId};
 use maia_common::position::Revision;
 use maia_common::runtime::Tasks;
-use maia_common::wire::feed::feed_server::FeedServer;
 use maia_common::wire::peer::peer_server::PeerServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -36,12 +35,14 @@ use super::nodes::Nodes;
 use super::peer_service::PeerService;
 use super::peers::{Directory, Peers};
 use super::placements::Placements;
+use super::proxies::{Proxies, ProxiesParts};
+use super::regions::Regions;
 use super::standing::Standing;
 use super::vitals::{self, Vitals};
 use crate::api::{self, Api};
 use crate::config::Config;
 use crate::core::group_life::Moves;
-use crate::feed::{FeedService, Hub};
+use crate::feed::{FeedParts, FeedServer, FeedService, Hub};
 use crate::metastore::{Metastore, RaftMetastore};
 use crate::raft::{
     Engine, EngineConfig, EngineOpenError, GroupError, SnapshotRules, StateError, raft_service,
@@ -134,9 +135,16 @@ impl Node {
             store: Arc::clone(&parts.store),
             cluster: parts.cluster.clone(),
             data: data.clone(),
+            hub: Arc::clone(&parts.hub),
         };
-        parts.serve_rpc(&key, rpc, peer);
-        let api = parts.api(&config, &identity, data);
+        let placements = Placements::new(
+            Arc::clone(&parts.store) as Arc<dyn Metastore>,
+            parts.cluster.clone(),
+            data.clone(),
+        );
+        let feed = parts.feed(placements.clone(), silence);
+        parts.serve_rpc(&key, rpc, peer, feed);
+        let api = parts.api(&config, &identity, data, placements);
         parts.serve_api(api.clone(), http);
         parts.take_part(config, identity, &api);
         Ok(Node {
@@ -207,15 +215,44 @@ impl Parts {
         })
     }
 
+    fn proxies(&self) -> Proxies {
+        Proxies::new(ProxiesParts {
+            node: self.me.0,
+            store: Arc::clone(&self.store) as Arc<dyn Metastore>,
+            cluster: self.cluster.clone(),
+            peers: Arc::clone(&self.peers),
+            hub: Arc::clone(&self.hub),
+        })
+    }
+
+    /// The feed and its pulse. `silence`: for so long nothing is heard of a leader that is gone.
+    fn feed(&self, placements: Placements, silence: Duration) -> FeedService {
+        let (feed, pulse) = FeedService::new(FeedParts {
+            hub: Arc::clone(&self.hub),
+            store: Arc::clone(&self.store) as Arc<dyn Metastore>,
+            cluster: self.cluster.clone(),
+            placements,
+            proxies: self.proxies(),
+            tasks: self.tasks.clone(),
+        });
+        let engine = Arc::clone(&self.engine);
+        let is_led = move || {
+            let root = engine.status(GroupId::METASTORE);
+            root.is_some_and(|status| !status.is_leaderless(silence))
+        };
+        self.tasks.spawn_until_stop("feed pulse", pulse.run(is_led));
+        feed
+    }
+
     /// On the engine's own runtime: requests at the API must not delay heartbeats.
-    fn serve_rpc(&self, key: &ClusterKey, listener: TcpListener, peer: PeerService) {
+    fn serve_rpc(
+        &self,
+        key: &ClusterKey,
+        listener: TcpListener,
+        peer: PeerService,
+        feed: FeedService,
+    ) {
         let check = key.interceptor().check();
-        let feed = FeedService::new(
-            Arc::clone(&self.hub),
-            Arc::clone(&self.store) as Arc<dyn Metastore>,
-            self.cluster.clone(),
-            self.tasks.clone(),
-        );
         let server = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
             .http2_keepalive_timeout(Some(Duration::from_secs(5)))
@@ -321,8 +358,14 @@ impl Parts {
         self.tasks.spawn_until_stop("deletions", deletions.run());
     }
 
-    fn api(&self, config: &Config, identity: &Identity, data: DataService) -> Api {
-        let placements = Placements::new(self.store(), self.cluster.clone(), data.clone());
+    fn api(
+        &self,
+        config: &Config,
+        identity: &Identity,
+        data: DataService,
+        placements: Placements,
+    ) -> Api {
+        let regions = Regions::new(self.store(), self.cluster.clone());
         let nodes = Nodes::new(
             (self.me.0, identity.disk_id.clone()),
             Arc::clone(&self.engine),
@@ -337,12 +380,14 @@ impl Parts {
             me: self.me.clone(),
             auth: config.auth.clone(),
             placements,
+            regions,
             nodes,
             data,
             engine: Arc::clone(&self.engine),
             store: Arc::clone(&self.store) as Arc<dyn Metastore>,
             cluster: self.cluster.clone(),
             hub: Arc::clone(&self.hub),
+            proxies: self.proxies(),
             vitals,
             replica_silence: config.election().timeout_max * 2,
             log_dir: config.dir.join("raft"),

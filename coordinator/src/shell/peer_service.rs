@@ -20,6 +20,7 @@ use super::peers::PeerError;
 use crate::core::keyspace;
 use crate::core::metastore::{Precondition, Transaction};
 use crate::core::record::Record;
+use crate::feed::{Hub, Subscriber};
 use crate::metastore::{self, Metastore, RaftMetastore};
 use crate::raft::{Engine, ProposeError};
 
@@ -35,6 +36,17 @@ pub struct PeerService {
     pub cluster: Cluster,
     /// Its data service.
     pub data: DataService,
+    /// Its feed.
+    pub hub: Arc<Hub>,
+}
+
+fn feed_proxy(subscriber: Subscriber) -> wire::FeedProxy {
+    wire::FeedProxy {
+        id: subscriber.id.to_string(),
+        region: subscriber.region.to_string(),
+        applied_revision: subscriber.applied.get(),
+        last_seen_ms: u64::try_from(subscriber.last_seen.as_millis()).unwrap_or(u64::MAX),
+    }
 }
 
 fn deadline(timeout_ms: u32) -> Instant {
@@ -207,7 +219,10 @@ impl wire::peer_server::Peer for PeerService {
         &self,
         _request: Request<wire::ProxiesRequest>,
     ) -> Result<Response<wire::ProxiesReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let proxies = self.hub.subscribers();
+        Ok(Response::new(wire::ProxiesReply {
+            proxies: proxies.into_iter().map(feed_proxy).collect(),
+        }))
     }
 
     async fn hint(

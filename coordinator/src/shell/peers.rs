@@ -230,6 +230,20 @@ impl Peers {
         call(deadline, client.identify(request)).await
     }
 
+    /// Asks which proxies are on a node's feed now.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn proxies(
+        &self,
+        node: NodeId,
+        deadline: Instant,
+    ) -> Result<Vec<wire::FeedProxy>, PeerError> {
+        let mut client = self.client(node)?;
+        let reply = call(deadline, client.proxies(wire::ProxiesRequest {})).await?;
+        Ok(reply.proxies)
+    }
+
     /// Passes a leader hint on.
     ///
     /// # Errors

@@ -1,27 +1,32 @@
 //! Placements as the API asks for them: runs the plans of `core/placements` against the metastore,
 //! and plans anew when the world changed between plan and commit. Any coordinator can do it.
 
+mod load;
+mod view;
+
 use std::sync::Arc;
 use std::time::Instant;
 
 use maia_common::error_code::ErrorCode;
-use maia_common::ids::{GroupId, IdempotencyKey, RegionName, TenantId};
+use maia_common::ids::{GroupId, IdempotencyKey, TenantId};
 use maia_common::placement::{
     GroupKey, GroupRecord, GroupState, Placement, PlacementSpec, PlacementState, TenantProperties,
 };
-use maia_common::position::{Term, Version};
-use serde::Serialize;
+use maia_common::position::{Revision, Version};
 
+use super::changes::{MAX_PLANS, commit, earlier, settle, too_busy};
 use super::clock::unix_us;
 use super::cluster::Cluster;
 use super::data::DataService;
-use crate::core::metastore::{self as metastore_core, Transaction};
-use crate::core::placements::{self as plans, Expected, PlanError};
+use crate::core::idempotency::RequestId;
+use crate::core::metastore::Transaction;
+use crate::core::placements::{self as plans, Change, Expected, Found, Placed, PlanError};
 use crate::core::{cluster_state::ClusterState, keyspace};
 use crate::metastore::{self, Metastore, MetastoreError, Outcome, Versioned};
+use crate::raft::{StateError, StateView};
 
-/// How often a plan is made anew before the caller is told that the world is too busy.
-const MAX_PLANS: usize = 16;
+pub use load::Loaded;
+pub use view::{DryRun, Filter, PlacementPage, PlacementView};
 
 /// A refusal: a code and a sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,40 +63,8 @@ impl From<MetastoreError> for Refusal {
 
 impl From<PlanError> for Refusal {
     fn from(error: PlanError) -> Self {
-        let code = match error {
-            PlanError::TooManyGroups => ErrorCode::TooManyGroups,
-            PlanError::NoNode(_) | PlanError::NeedsMigration(_) | PlanError::Deleting => {
-                ErrorCode::PlacementConflict
-            }
-        };
-        Refusal::new(code, error.to_string())
+        Refusal::new(error.code(), error.to_string())
     }
-}
-
-/// A placement as the API shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PlacementView {
-    /// The tenant.
-    pub tenant: TenantId,
-    /// Where its writes go now: the region of the group's leader, or the home while none is known.
-    pub primary_region: RegionName,
-    /// Where the spec wants them.
-    pub home_region: RegionName,
-    /// The regions with data beside the home.
-    pub replicas: Vec<RegionName>,
-    /// How many regions hold the data.
-    pub mode: maia_common::placement::Mode,
-    /// The tenant's own properties.
-    #[serde(flatten)]
-    pub properties: TenantProperties,
-    /// The group.
-    pub group: GroupId,
-    /// The group's term, as known here.
-    pub term: Term,
-    /// Grows with each change.
-    pub version: Version,
-    /// Whether it takes writes.
-    pub state: PlacementState,
 }
 
 /// A placement after a PUT.
@@ -114,6 +87,14 @@ pub struct PutRequest {
     pub expected: Expected,
     /// Makes a retry recognizable.
     pub key: Option<IdempotencyKey>,
+}
+
+impl PutRequest {
+    fn id(&self) -> RequestId {
+        let whole = serde_json::to_vec(&(&self.tenant, &self.spec));
+        let whole = whole.expect("a placement is plain data");
+        request_id(self.key.as_ref(), "put", &whole)
+    }
 }
 
 /// The service. Cheap to clone.
@@ -154,93 +135,97 @@ impl Placements {
         Ok(self.store.catch_up(deadline).await?)
     }
 
-    /// Up to `limit` placements in the order of tenants, after the tenant `after`.
-    ///
-    /// # Errors
-    /// [`Refusal`] when the state can't be read.
-    pub fn list(
-        &self,
-        after: Option<&TenantId>,
-        limit: usize,
-    ) -> Result<Vec<PlacementView>, Refusal> {
-        let after = after.map(keyspace::tenant);
-        let mut rows = Vec::new();
-        let read = self.store.read(&mut |view| {
-            rows = metastore::range(view, keyspace::TENANTS, after.as_deref(), limit)?;
-            Ok(())
-        });
-        read.map_err(MetastoreError::from)?;
-        rows.iter()
-            .filter_map(|(_, row)| serde_json::from_slice::<Placement>(&row.value).ok())
-            .map(|placement| self.view(&placement))
-            .collect()
-    }
-
     /// Places the tenant, or changes its properties. In force here when it returns, and on its way
     /// to every proxy.
     ///
     /// # Errors
     /// [`Refusal`] with the code of `interfaces.md`.
     pub async fn put(&self, request: &PutRequest, deadline: Instant) -> Result<Put, Refusal> {
-        // Key and body: a retry takes effect once, another body under the same key is another PUT.
-        let what = format!("put\0{}\0{:?}", request.tenant, request.spec);
-        let id = transaction_id(request.key.as_ref(), &what);
+        let id = request.id();
         for _ in 0..MAX_PLANS {
             // A plan on an older state could refuse, or find nothing to change, where the newest
             // state says otherwise: a commit would notice, these two commit nothing.
             self.settle(deadline).await?;
-            if self.is_known(&id)? {
-                return self.now(&request.tenant, false);
+            if let Some((_, placed)) = earlier::<Placed>(&*self.store, &id)? {
+                return self.answer(&placed);
             }
-            let present = self.stored(&request.tenant)?;
-            let Some(transaction) = self.plan(request, present.as_ref(), &id, deadline).await?
-            else {
-                return self.now(&request.tenant, false);
-            };
-            if let Outcome::Committed(revision) = self.store.transact(transaction, deadline).await?
-            {
-                let seen = |state: &ClusterState| state.revision >= revision;
-                self.cluster.wait_for(deadline, seen).await;
-                return self.now(&request.tenant, present.is_none());
+            let found = self.find(&request.tenant)?;
+            let (key, properties) = self.check(request, &found)?;
+            let group = self.open_group(&key, deadline).await?;
+            let (placed, transaction) = plans::place(
+                &found,
+                &request.tenant,
+                (&group.value, group.revision),
+                &properties,
+                (id.id(), unix_us()),
+            )?;
+            if placed.change == Change::Unchanged && request.key.is_none() {
+                return self.answer(&placed);
+            }
+            let transaction = id.sign(transaction, &placed);
+            if self.commit(transaction, deadline).await?.is_some() {
+                // The same request may have come twice at once: then one answer stands for both.
+                let earlier = earlier::<Placed>(&*self.store, &id)?;
+                return self.answer(&earlier.map_or(placed, |(_, placed)| placed));
             }
         }
         Err(too_busy())
     }
 
-    fn now(&self, tenant: &TenantId, created: bool) -> Result<Put, Refusal> {
-        let view = self.get(tenant)?.ok_or_else(|| unknown_tenant(tenant))?;
-        Ok(Put { view, created })
+    fn answer(&self, placed: &Placed) -> Result<Put, Refusal> {
+        Ok(Put {
+            view: self.view(&placed.placement)?,
+            created: placed.change == Change::Created,
+        })
     }
 
-    /// What to commit; none when all is as asked already.
-    async fn plan(
+    /// What a PUT would do now; nothing is changed.
+    ///
+    /// # Errors
+    /// As [`Placements::put`].
+    pub async fn dry_run(
         &self,
         request: &PutRequest,
-        present: Option<&Versioned<Placement>>,
-        id: &str,
         deadline: Instant,
-    ) -> Result<Option<Transaction>, Refusal> {
+    ) -> Result<DryRun, Refusal> {
+        self.settle(deadline).await?;
+        let found = self.find(&request.tenant)?;
+        let (key, properties) = self.check(request, &found)?;
         let cluster = self.cluster.state();
-        let (key, properties) = request
-            .spec
-            .resolve(&*cluster)
-            .map_err(|e| Refusal::new(ErrorCode::PlacementConflict, e.to_string()))?;
-        if !request.expected.holds(present.map(|p| &p.value)) {
+        let known = cluster.group_with(&key).map(|group| group.id);
+        let group = match known {
+            Some(group) => group,
+            None => {
+                plans::create_group(&cluster, None, &key, "dry-run", 0)?
+                    .1
+                    .id
+            }
+        };
+        let placed = plans::placed(&found, &request.tenant, group, &properties)?;
+        Ok(DryRun::new(placed, known, key))
+    }
+
+    /// What the request asks for, if it may be.
+    fn check(
+        &self,
+        request: &PutRequest,
+        found: &Found,
+    ) -> Result<(GroupKey, TenantProperties), Refusal> {
+        let present = found.placement.as_ref().map(|(placement, _)| placement);
+        if !request.expected.holds(present.map(|p| p.version)) {
             return Err(precondition_failed(present));
         }
-        if let Some(present) = present {
-            plans::check_stays(&present.value, &cluster, &key)?;
-        }
-        let retired = metastore::get::<Version>(&*self.store, &keyspace::retired(&request.tenant))?;
-        let group = self.group(&key, deadline).await?;
-        Ok(plans::place(
-            present.map(|p| (&p.value, p.revision)),
-            &request.tenant,
-            (&group.value, group.revision),
-            &properties,
-            retired.map(|r| r.value),
-            (id, unix_us()),
-        ))
+        let here = present.map(|placement| placement.group);
+        let cluster = self.cluster.state();
+        Ok(plans::resolve(&request.spec, here, &cluster)?)
+    }
+
+    async fn commit(
+        &self,
+        transaction: Transaction,
+        deadline: Instant,
+    ) -> Result<Option<Revision>, Refusal> {
+        commit(&*self.store, &self.cluster, transaction, deadline).await
     }
 
     /// Deletes the tenant: its placement first stops to take requests, then its data is purged in its
@@ -255,11 +240,11 @@ impl Placements {
         key: Option<&IdempotencyKey>,
         deadline: Instant,
     ) -> Result<(), Refusal> {
-        let id = transaction_id(key, &format!("remove\0{tenant}"));
+        let id = request_id(key, "remove", tenant.as_str().as_bytes());
         let mut begun = false;
         for _ in 0..MAX_PLANS {
             self.settle(deadline).await?;
-            if self.is_known(&id)? {
+            if earlier::<()>(&*self.store, &id)?.is_some() {
                 return Ok(());
             }
             let Some(present) = self.stored(tenant)? else {
@@ -274,19 +259,20 @@ impl Placements {
                 begun = true;
                 let (group, revision) = (present.value.group, present.revision);
                 self.data.purge(tenant, group, revision, deadline).await?;
-                let end = plans::end_removal(&present.value, revision, &id, unix_us());
+                let end = plans::end_removal(&present.value, revision, id.id(), unix_us());
+                let end = id.sign(end, &());
                 if let Outcome::Committed(_) = self.store.transact(end, deadline).await? {
                     return Ok(());
                 }
                 continue;
             }
-            if !expected.holds(Some(&present.value)) {
-                return Err(precondition_failed(Some(&present)));
+            if !expected.holds(Some(present.value.version)) {
+                return Err(precondition_failed(Some(&present.value)));
             }
             let begin = plans::begin_removal(
                 &present.value,
                 present.revision,
-                &transaction_id(None, "removing"),
+                request_id(None, "removing", b"").id(),
                 unix_us(),
             );
             self.store.transact(begin, deadline).await?;
@@ -294,31 +280,12 @@ impl Placements {
         Err(too_busy())
     }
 
-    /// Whether a transaction with this id took effect: the request is a repetition.
-    fn is_known(&self, id: &str) -> Result<bool, Refusal> {
-        let mut known = false;
-        let read = self.store.read(&mut |view| {
-            known = metastore_core::revision_of(view, id)?.is_some();
-            Ok(())
-        });
-        read.map_err(MetastoreError::from)?;
-        Ok(known)
-    }
-
-    /// The active group with this key, made when there is none.
-    async fn group(
-        &self,
-        key: &GroupKey,
-        deadline: Instant,
-    ) -> Result<Versioned<GroupRecord>, Refusal> {
+    /// The group with this key, made when there is none. It may still be without a leader.
+    async fn recorded(&self, key: &GroupKey, deadline: Instant) -> Result<GroupId, Refusal> {
         for _ in 0..MAX_PLANS {
             let cluster = self.cluster.state();
             if let Some(known) = cluster.group_with(key) {
-                if let Some(group) = self.active(known.id, deadline).await? {
-                    return Ok(group);
-                }
-                self.settle(deadline).await?;
-                continue;
+                return Ok(known.id);
             }
             let last = metastore::get::<GroupId>(&*self.store, keyspace::LAST_GROUP)?;
             let last = last.map(|l| (l.value, l.revision));
@@ -328,15 +295,27 @@ impl Placements {
                 self.settle(deadline).await?;
                 continue;
             }
-            let id = transaction_id(None, "group");
-            let (transaction, record) = plans::create_group(&cluster, last, key, &id, unix_us())?;
-            if let Outcome::Committed(revision) = self.store.transact(transaction, deadline).await?
-            {
-                let seen = |state: &ClusterState| state.revision >= revision;
-                self.cluster.wait_for(deadline, seen).await;
-                if let Some(group) = self.active(record.id, deadline).await? {
-                    return Ok(group);
-                }
+            let id = request_id(None, "group", b"");
+            let (transaction, record) =
+                plans::create_group(&cluster, last, key, id.id(), unix_us())?;
+            if self.commit(transaction, deadline).await?.is_some() {
+                return Ok(record.id);
+            }
+            self.settle(deadline).await?;
+        }
+        Err(too_busy())
+    }
+
+    /// The active group with this key, made when there is none.
+    async fn open_group(
+        &self,
+        key: &GroupKey,
+        deadline: Instant,
+    ) -> Result<Versioned<GroupRecord>, Refusal> {
+        for _ in 0..MAX_PLANS {
+            let group = self.recorded(key, deadline).await?;
+            if let Some(group) = self.active(group, deadline).await? {
+                return Ok(group);
             }
             self.settle(deadline).await?;
         }
@@ -363,46 +342,33 @@ impl Placements {
         Ok(stored.filter(|g| g.value.state == GroupState::Active))
     }
 
-    /// Waits for the newest state to be what is read here.
     async fn settle(&self, deadline: Instant) -> Result<(), Refusal> {
-        self.store.catch_up(deadline).await?;
-        let newest = *self.store.revisions().borrow();
-        self.cluster
-            .wait_for(deadline, |state| state.revision >= newest)
-            .await;
-        Ok(())
+        settle(&*self.store, &self.cluster, deadline).await
+    }
+
+    fn find(&self, tenant: &TenantId) -> Result<Found, Refusal> {
+        let mut found = Found::default();
+        let read = self.store.read(&mut |view| {
+            found = find(view, tenant)?;
+            Ok(())
+        });
+        read.map_err(MetastoreError::from)?;
+        Ok(found)
     }
 
     fn stored(&self, tenant: &TenantId) -> Result<Option<Versioned<Placement>>, Refusal> {
         Ok(metastore::get(&*self.store, &keyspace::tenant(tenant))?)
     }
+}
 
-    fn view(&self, placement: &Placement) -> Result<PlacementView, Refusal> {
-        let cluster = self.cluster.state();
-        let group = match cluster.groups.get(&placement.group) {
-            Some(group) => group.clone(),
-            None => metastore::get(&*self.store, &keyspace::group(placement.group))?
-                .map(|stored| stored.value)
-                .ok_or_else(|| {
-                    let text = format!("the record of group {} is missing", placement.group);
-                    Refusal::new(ErrorCode::Internal, text)
-                })?,
-        };
-        let leader = cluster.leaders.get(&placement.group);
-        Ok(PlacementView {
-            tenant: placement.tenant.clone(),
-            primary_region: leader
-                .map_or_else(|| group.key.home_region.clone(), |l| l.region.clone()),
-            home_region: group.key.home_region,
-            replicas: group.key.replicas.into_iter().collect(),
-            mode: group.key.mode,
-            properties: placement.properties.clone(),
-            group: placement.group,
-            term: leader.map_or(Term::default(), |l| l.term),
-            version: placement.version,
-            state: placement.state,
-        })
-    }
+/// What a view has under a tenant's name.
+fn find(view: &dyn StateView, tenant: &TenantId) -> Result<Found, StateError> {
+    let placement = metastore::get_at::<Placement>(view, &keyspace::tenant(tenant))?;
+    let retired = metastore::get_at::<Version>(view, &keyspace::retired(tenant))?;
+    Ok(Found {
+        placement: placement.map(|found| (found.value, found.revision)),
+        retired: retired.map(|found| (found.value, found.revision)),
+    })
 }
 
 /// The refusal for a tenant without placement.
@@ -414,19 +380,13 @@ pub fn unknown_tenant(tenant: &TenantId) -> Refusal {
     )
 }
 
-fn too_busy() -> Refusal {
-    let text = "the placement is being changed by others all the time: try again";
-    Refusal::new(ErrorCode::PlacementConflict, text)
+fn request_id(key: Option<&IdempotencyKey>, what: &str, request: &[u8]) -> RequestId {
+    RequestId::new(key, what, request, fastrand::u128(..))
 }
 
-/// Unique for each request, or the same for each repetition of one with an idempotency key.
-fn transaction_id(key: Option<&IdempotencyKey>, what: &str) -> String {
-    plans::transaction_id(key, what, fastrand::u128(..))
-}
-
-fn precondition_failed(present: Option<&Versioned<Placement>>) -> Refusal {
+fn precondition_failed(present: Option<&Placement>) -> Refusal {
     let detail = match present {
-        Some(present) => format!("the placement is at version {}", present.value.version),
+        Some(present) => format!("the placement is at version {}", present.version),
         None => "the tenant has no placement".to_owned(),
     };
     Refusal::new(ErrorCode::PreconditionFailed, detail)

@@ -72,7 +72,16 @@ pub(super) fn check(config: &Config) -> Result<(), Fault> {
         config.proxy.hold_budget,
         Duration::from_secs(60),
     )?;
+    snapshot_every(config.proxy.snapshot_every)?;
     timeouts(config)
+}
+
+fn snapshot_every(every: Duration) -> Result<(), Fault> {
+    const KEY: &str = "proxy.snapshot_every";
+    if every < Duration::from_millis(100) {
+        return fault(KEY, "must be at least 100ms: it writes all tenants".into());
+    }
+    at_most(KEY, every, Duration::from_secs(86_400))
 }
 
 fn coordinators(addresses: &[String]) -> Result<(), Fault> {

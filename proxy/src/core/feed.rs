@@ -22,12 +22,18 @@
 use std::collections::BTreeMap;
 
 use maia_common::ids::NameError;
-use maia_common::topology::{GroupView, Leader, Region, Topology};
+use maia_common::topology::{GroupView, Leader, Topology};
 use maia_common::wire::feed as wire;
-use maia_common::{Generation, GroupId, NodeId, RegionName, Revision, TenantId, Term, Version};
+use maia_common::{Generation, GroupId, NodeId, RegionName, Revision, TenantId, Term};
 use prost::Message;
 
-use super::table::{Builder, Change, Entry};
+use super::fingerprint::FingerprintKey;
+use super::table::{Builder, Change, Table};
+
+mod messages;
+
+pub use messages::of_topology;
+use messages::{group_of, region_of, tenant_of};
 
 /// Why a message can't be taken. The stream it came on is of no more use.
 #[derive(Debug, thiserror::Error)]
@@ -96,19 +102,17 @@ pub enum Step {
     Nothing,
     /// Everything anew, as one.
     Snapshot {
-        /// In force before the tenants.
+        /// In force with the tenants.
         topology: Topology,
         /// In place of all tenants known.
-        tenants: Builder,
+        tenants: Table,
     },
     /// Some of it.
     Delta {
-        /// In force before the tenants; still has the groups that go.
+        /// In force with the tenants, as one.
         topology: Topology,
         /// The tenants that changed.
         tenants: Vec<Change>,
-        /// In force after the tenants, where groups go.
-        after: Option<Topology>,
         /// When the newest change was proposed.
         committed_unix_us: u64,
     },
@@ -125,8 +129,9 @@ struct Loading {
 }
 
 /// The feed as this proxy has followed it so far.
-#[derive(Default)]
 pub struct FeedState {
+    /// Tenants are known by their fingerprints from here on.
+    key: FingerprintKey,
     topology: Topology,
     /// Whether a snapshot ever came into force.
     synced: bool,
@@ -136,10 +141,40 @@ pub struct FeedState {
 }
 
 impl FeedState {
+    /// Nothing heard yet.
+    #[must_use]
+    pub fn new(key: FingerprintKey) -> Self {
+        Self {
+            key,
+            topology: Topology::default(),
+            synced: false,
+            heard: Revision::default(),
+            loading: None,
+        }
+    }
+
+    /// As it was when this was saved: what is in force now came from disk, and the feed goes on
+    /// from there.
+    #[must_use]
+    pub fn restored(key: FingerprintKey, topology: Topology) -> Self {
+        Self {
+            synced: true,
+            heard: topology.revision,
+            topology,
+            ..Self::new(key)
+        }
+    }
+
     /// The generation and revision in force; zeros before the first snapshot.
     #[must_use]
     pub fn in_force(&self) -> (Generation, Revision) {
         (self.topology.generation, self.topology.revision)
+    }
+
+    /// Whether a snapshot is on its way.
+    #[must_use]
+    pub fn is_loading(&self) -> bool {
+        self.loading.is_some()
     }
 
     /// A new stream begins. What comes into force with it.
@@ -192,7 +227,7 @@ impl FeedState {
             revision: offered.1,
             chunks: 0,
             topology: Topology::default(),
-            tenants: Builder::default(),
+            tenants: Builder::new(start.tenants as usize),
         });
         Ok(Step::Nothing)
     }
@@ -217,8 +252,8 @@ impl FeedState {
             })?;
         put_topology(&mut loading.topology, &changes)?;
         for tenant in changes.tenants {
-            let (tenant, entry) = entry(tenant)?;
-            loading.tenants.insert(&tenant, entry);
+            let (tenant, entry) = tenant_of(&tenant)?;
+            loading.tenants.insert(self.key.of_tenant(&tenant), &entry);
         }
         loading.chunks += 1;
         Ok(Step::Nothing)
@@ -229,7 +264,8 @@ impl FeedState {
             .loading
             .take()
             .ok_or(FeedError::Order("a snapshot end before its start"))?;
-        if end.chunks != loading.chunks || end.tenants != loading.tenants.len() as u64 {
+        let tenants = loading.tenants.build();
+        if end.chunks != loading.chunks || end.tenants != tenants.len() as u64 {
             return Err(FeedError::Order("a snapshot that lacks chunks or tenants"));
         }
         let mut topology = loading.topology;
@@ -241,10 +277,7 @@ impl FeedState {
         self.heard = topology.revision;
         self.topology = topology.clone();
         self.synced = true;
-        Ok(Step::Snapshot {
-            topology,
-            tenants: loading.tenants,
-        })
+        Ok(Step::Snapshot { topology, tenants })
     }
 
     fn delta(&mut self, delta: wire::Delta) -> Result<Step, FeedError> {
@@ -267,19 +300,17 @@ impl FeedState {
         let mut topology = self.topology.clone();
         put_topology(&mut topology, &changes)?;
         topology.revision = revision;
-        let mut after = topology.clone();
-        remove_topology(&mut after, &changes)?;
+        remove_topology(&mut topology, &changes)?;
         let mut tenants = Vec::with_capacity(changes.tenants.len() + changes.removed_tenants.len());
         for tenant in changes.tenants {
-            let (tenant, entry) = entry(tenant)?;
-            tenants.push((tenant, Some(entry)));
+            let (tenant, entry) = tenant_of(&tenant)?;
+            tenants.push((self.key.of_tenant(&tenant), Some(entry)));
         }
         for tenant in changes.removed_tenants {
-            tenants.push((TenantId::new(tenant)?, None));
+            tenants.push((self.key.of_tenant(&TenantId::new(tenant)?), None));
         }
-        self.topology = after.clone();
+        self.topology = topology.clone();
         Ok(Step::Delta {
-            after: (after != topology).then_some(after),
             topology,
             tenants,
             committed_unix_us: delta.committed_unix_us,
@@ -330,7 +361,11 @@ fn keep_newer_leaders(
     }
 }
 
-fn put_topology(topology: &mut Topology, changes: &wire::Changes) -> Result<(), FeedError> {
+/// Lays regions and groups of a message over the topology.
+///
+/// # Errors
+/// [`FeedError`]: a part of it that can't be read.
+pub fn put_topology(topology: &mut Topology, changes: &wire::Changes) -> Result<(), FeedError> {
     for region in &changes.regions {
         let region = region_of(region)?;
         topology.regions.insert(region.name.clone(), region);
@@ -357,55 +392,6 @@ fn remove_topology(topology: &mut Topology, changes: &wire::Changes) -> Result<(
         topology.groups.remove(&GroupId::new(*group));
     }
     Ok(())
-}
-
-fn region_of(region: &wire::Region) -> Result<Region, FeedError> {
-    let malformed = |why| FeedError::Malformed {
-        what: "region",
-        why,
-    };
-    Ok(Region {
-        name: RegionName::new(region.name.as_str())?,
-        public_url: region.public_url.trim_end_matches('/').to_owned(),
-        priority: region.priority,
-        state: region.state.parse().map_err(malformed)?,
-    })
-}
-
-fn group_of(group: &wire::Group) -> Result<GroupView, FeedError> {
-    let malformed = |why| FeedError::Malformed { what: "group", why };
-    let regions = group.regions.iter().map(|r| RegionName::new(r.as_str()));
-    let leader = |l: &wire::Leader| {
-        Ok::<_, NameError>(Leader {
-            term: Term::new(l.term),
-            node: NodeId::new(l.node),
-            region: RegionName::new(l.region.as_str())?,
-        })
-    };
-    Ok(GroupView {
-        home_region: RegionName::new(group.home_region.as_str())?,
-        mode: group.mode.parse().map_err(malformed)?,
-        regions: regions.collect::<Result<_, _>>()?,
-        leader: group.leader.as_ref().map(leader).transpose()?,
-        leaderless_since: None,
-    })
-}
-
-fn entry(tenant: wire::Tenant) -> Result<(TenantId, Entry), FeedError> {
-    let write_routing = match tenant.write_routing.as_str() {
-        "" => None,
-        text => Some(text.parse().map_err(|why| FeedError::Malformed {
-            what: "write routing",
-            why,
-        })?),
-    };
-    let entry = Entry {
-        group: GroupId::new(tenant.group),
-        version: Version::new(tenant.version),
-        holding: tenant.holding,
-        write_routing,
-    };
-    Ok((TenantId::new(tenant.tenant)?, entry))
 }
 
 #[cfg(test)]

@@ -110,7 +110,7 @@ impl Admin {
 
     fn ready(&self) -> Response<Vec<u8>> {
         let latches = [
-            ("feed_synced", self.placements.topology().is_some()),
+            ("placements_known", self.placements.topology().is_some()),
             (
                 "listeners",
                 self.readiness.listeners.load(Ordering::Relaxed),
@@ -129,7 +129,9 @@ impl Admin {
             "ready": ready,
             "latches": latches,
             "feed_connected": self.readiness.feed_connected.load(Ordering::Relaxed),
+            "placements": self.placements.source().as_str(),
             "placement_age_ms": self.age_ms(),
+            "snapshot_age_ms": self.placements.saved_age().map(|age| age.as_millis() as u64),
         });
         let status = if ready {
             StatusCode::OK
@@ -163,16 +165,14 @@ impl Admin {
             class,
             preferred: preferred.as_deref(),
         };
-        let explained = self
-            .placements
-            .route(&tenant, &facts, |decision, entry, topology| {
-                let mut facts = facts_json(entry, topology);
-                facts["local_region"] = json!(self.placements.rules().local_region);
-                facts["placement_age_ms"] = json!(self.age_ms());
-                facts["class"] = json!(class.as_str());
-                explained(&decision, &path, facts)
-            });
-        (StatusCode::OK, explained)
+        let view = self.placements.view();
+        let (decision, entry) = self.placements.decide(&view, &tenant, &facts);
+        let mut facts = facts_json(entry.as_ref(), view.topology.as_deref());
+        facts["local_region"] = json!(self.placements.rules().local_region);
+        facts["placement_age_ms"] = json!(self.age_ms());
+        facts["source"] = json!(self.placements.source().as_str());
+        facts["class"] = json!(class.as_str());
+        (StatusCode::OK, explained(&decision, &path, facts))
     }
 }
 

@@ -6,22 +6,26 @@
 //!    ▲                                   │ error, or 3 s of silence (Alive comes each second)
 //!    └── the next coordinator ◀──────────┘ after all have failed: backoff with jitter
 //! ```
-//! Without a feed the proxy goes on with what it knows, and says how old that is. The snapshot on
-//! disk comes with issue 02, `drained` acknowledgements with migration.
+//! Without a feed the proxy goes on with what it knows (perhaps from disk), and says how old that
+//! is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use maia_common::cluster_key::ClusterInterceptor;
 use maia_common::limits;
 use maia_common::runtime::Backoff;
-use maia_common::wire::feed::{self as wire, feed_client::FeedClient, up::Kind};
+use maia_common::topology::Topology;
+use maia_common::wire::feed::{
+    self as wire, down::Kind as Down, feed_client::FeedClient, up::Kind,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 
 use crate::core::feed::{FeedError, FeedState, Step};
+use crate::shell::memory;
 use crate::shell::metrics::Metrics;
 use crate::shell::placements::Placements;
 
@@ -69,7 +73,7 @@ pub struct Follower {
 impl Follower {
     /// Follows until it is dropped.
     pub async fn run(self) {
-        let mut state = FeedState::default();
+        let mut state = self.begin();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         let mut resync = false;
         let mut failures_in_a_row = 0;
@@ -94,6 +98,15 @@ impl Follower {
             if failures_in_a_row >= self.coordinators.len() || resync {
                 tokio::time::sleep(backoff.next(fastrand::f64())).await;
             }
+        }
+    }
+
+    /// Nothing heard yet, or as it was saved.
+    fn begin(&self) -> FeedState {
+        let key = self.placements.key().clone();
+        match self.placements.topology() {
+            Some(topology) => FeedState::restored(key, Topology::clone(&topology)),
+            None => FeedState::new(key),
         }
     }
 
@@ -132,6 +145,7 @@ impl Follower {
         let mut stream = subscribed.map_err(|_| Lost::Silent)??.into_inner();
         tracing::info!(coordinator, "following the feed of a coordinator");
         let mut begun = false;
+        let mut loaded: Option<Instant> = None;
         loop {
             let message = tokio::time::timeout(SILENCE, stream.message()).await;
             let message = message.map_err(|_| Lost::Silent)??.ok_or(Lost::Ended)?;
@@ -142,7 +156,13 @@ impl Follower {
                 self.connected.store(true, Ordering::Relaxed);
                 self.placements.put(state.begin_stream());
             }
-            self.take(state, message, &up)?;
+            if self.take(state, message, &up)? {
+                loaded = Some(Instant::now());
+            }
+            if loaded.is_some_and(|at| at.elapsed() > memory::GIVE_BACK_AFTER) {
+                loaded = None;
+                memory::give_back();
+            }
         }
     }
 
@@ -158,13 +178,16 @@ impl Follower {
         }
     }
 
+    /// True: a whole snapshot came into force.
     fn take(
         &self,
         state: &mut FeedState,
         message: wire::Down,
         up: &mpsc::Sender<wire::Up>,
-    ) -> Result<(), FeedError> {
+    ) -> Result<bool, FeedError> {
         let before = state.in_force();
+        let current = matches!(message.kind, Some(Down::Delta(_) | Down::SnapshotEnd(_)))
+            || matches!(&message.kind, Some(Down::Alive(a)) if a.revision == before.1.get());
         let step = state.take(message)?;
         let committed_unix_us = match &step {
             Step::Delta {
@@ -174,7 +197,11 @@ impl Follower {
             } if !tenants.is_empty() => Some(*committed_unix_us),
             _ => None,
         };
+        let whole = matches!(step, Step::Snapshot { .. });
         self.placements.put(step);
+        if current && !state.is_loading() {
+            self.placements.vouched();
+        }
         if let Some(committed) = committed_unix_us.filter(|us| *us > 0) {
             self.metrics.apply_seconds.observe(seconds_since(committed));
         }
@@ -182,7 +209,7 @@ impl Follower {
             let revision = state.in_force().1.get();
             send(up, Kind::Applied(wire::Applied { revision }));
         }
-        Ok(())
+        Ok(whole)
     }
 }
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use maia_common::metrics::{self as names, Metric};
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::core::classify::Class;
-use crate::shell::placements::Placements;
+use crate::shell::placements::{Placements, Source};
 
 /// How a request ended: the label `decision`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +76,10 @@ pub struct Metrics {
     tenants: IntGauge,
     revision: IntGauge,
     age: prometheus::Gauge,
+    source: IntGaugeVec,
+    snapshot_age: prometheus::Gauge,
+    /// Snapshots that could not be written to disk.
+    pub snapshot_errors: IntCounter,
 }
 
 impl Metrics {
@@ -110,7 +114,10 @@ impl Metrics {
             log_dropped: counter(&registry, names::PROXY_ACCESS_LOG_DROPPED)?,
             tenants: gauge(&registry, names::PROXY_TABLE_TENANTS)?,
             revision: gauge(&registry, names::PROXY_REVISION)?,
-            age: age_gauge(&registry)?,
+            age: seconds_gauge(&registry, names::PROXY_PLACEMENT_AGE_SECONDS)?,
+            source: source_gauge(&registry)?,
+            snapshot_age: seconds_gauge(&registry, names::PROXY_SNAPSHOT_AGE_SECONDS)?,
+            snapshot_errors: counter(&registry, names::PROXY_SNAPSHOT_ERRORS)?,
             registry,
         })
     }
@@ -132,11 +139,17 @@ impl Metrics {
     /// Everything in the text format of Prometheus.
     #[must_use]
     pub fn render(&self, placements: &Placements) -> Vec<u8> {
-        self.tenants.set(placements.tenants() as i64);
-        let revision = placements.topology().map_or(0, |t| t.revision.get());
+        let view = placements.view();
+        self.tenants.set(view.table.len() as i64);
+        let revision = view.topology.as_ref().map_or(0, |t| t.revision.get());
         self.revision.set(revision as i64);
-        let age = placements.age().map_or(f64::INFINITY, |a| a.as_secs_f64());
-        self.age.set(age);
+        let seconds = |age: Option<Duration>| age.map_or(f64::INFINITY, |a| a.as_secs_f64());
+        self.age.set(seconds(placements.age()));
+        self.snapshot_age.set(seconds(placements.saved_age()));
+        for source in Source::ALL {
+            let now = i64::from(source == placements.source());
+            self.source.with_label_values(&[source.as_str()]).set(now);
+        }
         let mut text = Vec::new();
         if let Err(e) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(error = %e, "metrics can't be encoded");
@@ -185,8 +198,17 @@ fn gauge(registry: &Registry, metric: Metric) -> Result<IntGauge, prometheus::Er
     Ok(gauge)
 }
 
-fn age_gauge(registry: &Registry) -> Result<prometheus::Gauge, prometheus::Error> {
-    let metric = names::PROXY_PLACEMENT_AGE_SECONDS;
+fn source_gauge(registry: &Registry) -> Result<IntGaugeVec, prometheus::Error> {
+    let metric = names::PROXY_PLACEMENTS_SOURCE;
+    let gauge = IntGaugeVec::new(Opts::new(metric.name, metric.help), &["source"])?;
+    registry.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
+}
+
+fn seconds_gauge(
+    registry: &Registry,
+    metric: Metric,
+) -> Result<prometheus::Gauge, prometheus::Error> {
     let gauge = prometheus::Gauge::new(metric.name, metric.help)?;
     registry.register(Box::new(gauge.clone()))?;
     Ok(gauge)

@@ -5,6 +5,8 @@
 //! Stop (SIGTERM or SIGINT): not ready any more; listeners close; idle connections close; requests
 //! in flight finish, within the drain time; then the process ends.
 
+use std::fs::File;
+use std::io::Read;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier};
@@ -23,19 +25,26 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::core::decide::Rules;
+use crate::core::fingerprint::FingerprintKey;
 use crate::shell::access_log::AccessLog;
 use crate::shell::admin::{Admin, Readiness};
+use crate::shell::disk_snapshot::DiskSnapshot;
 use crate::shell::feed::Follower;
 use crate::shell::listener::{Acceptor, Treatment};
 use crate::shell::metrics::Metrics;
 use crate::shell::origin;
 use crate::shell::placements::Placements;
+use crate::shell::saver::Saver;
 use crate::shell::service::{MAX_TRIES, Proxy};
 
 /// Connections of the admin listener: scrapers and operators.
 const MAX_ADMIN_CONNECTIONS: u32 = 64;
 /// For scrapers that hold an idle connection.
 const ADMIN_DRAIN: Duration = Duration::from_millis(200);
+/// For the snapshot at the end: ten million tenants on a slow disk.
+const LAST_SAVE: Duration = Duration::from_secs(10);
+/// How long a thread without requests may hold placements that were replaced.
+const REFRESH_EVERY: Duration = Duration::from_secs(1);
 /// Idle connections kept to the origin.
 const ORIGIN_POOL: usize = 1024;
 
@@ -75,6 +84,7 @@ pub struct Server {
     readiness: Arc<Readiness>,
     access_log: Option<AccessLog>,
     follower: Follower,
+    saver: Saver,
     stop: watch::Sender<bool>,
 }
 
@@ -89,10 +99,12 @@ impl Server {
         let peer = origin::peer(&config).map_err(StartError::Origin)?;
         let metrics = Arc::new(Metrics::new()?);
         let readiness = Arc::new(Readiness::default());
-        let placements = Arc::new(Placements::new(Rules {
+        let rules = Rules {
             local_region: config.region.clone(),
             write_routing: config.proxy.write_routing,
-        }));
+        };
+        let disk = DiskSnapshot::new(&config.dir, key.mark());
+        let placements = Arc::new(placements(rules, &disk)?);
         let access_log = config.proxy.access_log;
         let access_log = access_log.then(|| AccessLog::new(metrics.log_dropped.clone()));
         let service = Proxy::new(
@@ -111,7 +123,14 @@ impl Server {
             metrics: Arc::clone(&metrics),
             connected: Arc::clone(&readiness.feed_connected),
         };
+        let saver = Saver::new(
+            Arc::clone(&placements),
+            Arc::clone(&metrics),
+            disk,
+            config.proxy.snapshot_every,
+        );
         Ok(Self {
+            saver,
             public: listen(config.listen.public)?,
             admin: listen(config.listen.admin)?,
             proxy: Arc::new(http_proxy(&config, service)),
@@ -146,11 +165,13 @@ impl Server {
         control.block_on(async move {
             // Health is told until the very end: this one stops last.
             let last = watch::Sender::new(false);
-            self.control(&tasks, last.subscribe()).await?;
+            let saving = Tasks::new();
+            self.control(&tasks, &saving, last.subscribe()).await?;
             let drained = tokio::task::spawn_blocking(move || join(threads)).await;
             if !drained.unwrap_or(false) {
                 tracing::warn!("some requests were cut off at the end of the drain time");
             }
+            saving.shutdown(LAST_SAVE).await;
             last.send_replace(true);
             tasks.shutdown(ADMIN_DRAIN).await;
             Ok::<(), StartError>(())
@@ -163,7 +184,12 @@ impl Server {
     }
 
     /// Feed and admin listener, until a signal.
-    async fn control(self, tasks: &Tasks, last: watch::Receiver<bool>) -> Result<(), StartError> {
+    async fn control(
+        self,
+        tasks: &Tasks,
+        saving: &Tasks,
+        last: watch::Receiver<bool>,
+    ) -> Result<(), StartError> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         // Reloading comes with a later issue; until then a hangup must not end the process.
@@ -184,6 +210,7 @@ impl Server {
         let listener = TcpListener::from_std(self.admin)?;
         tasks.spawn_until_stop("admin", admin.run(listener));
         tasks.spawn_until_stop("feed", self.follower.run());
+        saving.spawn("snapshot", self.saver.run(saving.clone()));
         self.readiness.listeners.store(true, Ordering::Relaxed);
         tracing::info!(
             proxy = %self.config.id,
@@ -221,6 +248,8 @@ impl Server {
                 shutdown: self.stop.subscribe(),
                 metrics: Some(Arc::clone(&self.metrics)),
             });
+            let refreshing = refresh(Arc::clone(&self.placements));
+            tasks.spawn_until_stop_on(runtime.handle(), "refresh", refreshing);
             let drain = self.config.timeouts.drain;
             let together = Arc::clone(&together);
             let thread = std::thread::Builder::new().name(format!("maia-serve-{number}"));
@@ -258,12 +287,43 @@ fn serve(
     })
 }
 
+/// So that a thread without requests holds no old placements.
+async fn refresh(placements: Arc<Placements>) {
+    loop {
+        tokio::time::sleep(REFRESH_EVERY).await;
+        placements.refresh();
+    }
+}
+
 fn join(threads: Vec<JoinHandle<bool>>) -> bool {
     let mut drained = true;
     for thread in threads {
         drained &= thread.join().unwrap_or(false);
     }
     drained
+}
+
+/// As they were saved, or none.
+fn placements(rules: Rules, disk: &DiskSnapshot) -> Result<Placements, StartError> {
+    let Some(saved) = disk.load() else {
+        return Ok(Placements::new(rules, fingerprint_key()?));
+    };
+    tracing::info!(
+        generation = %saved.topology.generation,
+        revision = %saved.topology.revision,
+        tenants = saved.tenants.len(),
+        "placements from the snapshot on disk are in force"
+    );
+    let placements = Placements::new(rules, saved.key);
+    placements.restore(saved.topology, saved.tenants, saved.saved);
+    Ok(placements)
+}
+
+/// Nobody else's: from the system's randomness.
+fn fingerprint_key() -> Result<FingerprintKey, std::io::Error> {
+    let mut secret = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut secret)?;
+    Ok(FingerprintKey::new(&secret))
 }
 
 fn listen(address: SocketAddr) -> Result<StdListener, StartError> {

@@ -81,7 +81,7 @@ async fn before_the_first_snapshot_nothing_is_served() {
     .await;
     let ready = proxy.admin("/readyz").await.unwrap();
     assert_eq!(
-        (ready.status, &ready.json()["latches"]["feed_synced"]),
+        (ready.status, &ready.json()["latches"]["placements_known"]),
         (503, &false.into())
     );
     let response = proxy.ask(&request("GET", "/v1/x", "here", "", "")).await;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::support::client::Connection;
 use crate::support::{KEY, ProxyProcess, Stage, config_text, eventually, nobody, request};
 
-async fn exit_code(proxy: &mut ProxyProcess) -> Option<i32> {
+pub async fn exit_code(proxy: &mut ProxyProcess) -> Option<i32> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         if let Some(status) = proxy.child.try_wait().unwrap() {

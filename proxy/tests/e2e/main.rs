@@ -8,6 +8,7 @@
 
 mod admin;
 mod bodies;
+mod disk;
 mod feed;
 mod h2;
 mod headers;
@@ -15,4 +16,5 @@ mod holds;
 mod lifecycle;
 mod origin;
 mod routing;
+mod scale;
 mod support;

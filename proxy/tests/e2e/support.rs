@@ -40,6 +40,22 @@ pub struct ProxyProcess {
     pub admin: SocketAddr,
     pub child: Child,
     pub dir: tempfile::TempDir,
+    set: Vec<String>,
+}
+
+fn run(dir: &std::path::Path, set: &[String]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_maia-proxy"));
+    command.arg("--config").arg(dir.join("proxy.toml"));
+    for pair in set {
+        command.arg("--set").arg(pair);
+    }
+    let filter = "info,maia_proxy=debug,pingora_proxy=off,pingora_core=off";
+    command
+        .env("MAIA_LOG", filter)
+        .stdout(File::create(dir.join("access.log")).unwrap())
+        .stderr(File::create(dir.join("proxy.log")).unwrap())
+        .spawn()
+        .unwrap()
 }
 
 impl Drop for ProxyProcess {
@@ -75,15 +91,27 @@ impl ProxyProcess {
     /// Starts a proxy and waits until it has its ports.
     pub async fn start(coordinators: &[SocketAddr], origin: SocketAddr, set: &[&str]) -> Self {
         let mut proxy = Self::spawn(coordinators, origin, set);
+        proxy.has_ports().await;
+        proxy
+    }
+
+    async fn has_ports(&mut self) {
         eventually("the proxy has its ports", || {
-            let ports = proxy.ports();
+            let ports = self.ports();
             if let Some((public, admin)) = ports {
-                (proxy.public, proxy.admin) = (public, admin);
+                (self.public, self.admin) = (public, admin);
             }
             async move { ports.is_some() }
         })
         .await;
-        proxy
+    }
+
+    /// Starts another process in the folder of this one, which has ended or is killed now.
+    pub async fn restart(&mut self) {
+        let _ = self.child.kill();
+        self.child.wait().unwrap();
+        self.child = run(self.dir.path(), &self.set);
+        self.has_ports().await;
     }
 
     pub fn spawn(coordinators: &[SocketAddr], origin: SocketAddr, set: &[&str]) -> Self {
@@ -92,25 +120,24 @@ impl ProxyProcess {
         std::fs::write(at("cluster.key"), KEY).unwrap();
         let text = config_text(dir.path(), coordinators, origin);
         std::fs::write(at("proxy.toml"), text).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_maia-proxy"));
-        command.arg("--config").arg(at("proxy.toml"));
-        for pair in set {
-            command.arg("--set").arg(pair);
-        }
-        let filter = "info,maia_proxy=debug,pingora_proxy=off,pingora_core=off";
-        let child = command
-            .env("MAIA_LOG", filter)
-            .stdout(File::create(at("access.log")).unwrap())
-            .stderr(File::create(at("proxy.log")).unwrap())
-            .spawn()
-            .unwrap();
+        let set: Vec<String> = set.iter().map(|pair| (*pair).to_owned()).collect();
+        let child = run(dir.path(), &set);
         let unknown = "127.0.0.1:0".parse().unwrap();
         Self {
             public: unknown,
             admin: unknown,
             child,
             dir,
+            set,
         }
+    }
+
+    /// Memory that is the process's own, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|l| l.starts_with("RssAnon:")).unwrap();
+        let kib = line.split_whitespace().nth(1).unwrap();
+        kib.parse::<u64>().unwrap() * 1024
     }
 
     pub fn log(&self) -> String {
@@ -138,6 +165,11 @@ impl ProxyProcess {
             self.admin("/readyz").await.is_some_and(|r| r.status == 200)
         })
         .await;
+    }
+
+    /// What `/readyz` says of one thing.
+    pub async fn readyz(&self, name: &str) -> serde_json::Value {
+        self.admin("/readyz").await.unwrap().json()[name].clone()
     }
 
     pub async fn explain(&self, query: &str) -> serde_json::Value {

@@ -1,7 +1,7 @@
 //! What a transaction does: checks, compares, writes. The order of the checks is part of the
 //! format: every node must come to the same outcome from the same log (I13).
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use maia_common::limits;
@@ -9,9 +9,10 @@ use maia_common::position::Revision;
 use maia_common::wire::record as wire;
 use prost::Message;
 
+use super::history;
 use super::layout::{
-    META_VERSION, change_key, current_revision, decode_change, decode_value, dedup_key,
-    events_mark, meta_key, number, revision_mark, revision_of, suffix_of,
+    META_VERSION, current_revision, decode_value, earlier, events_mark, meta_key, number,
+    revision_mark, suffix_of,
 };
 use crate::core::frame;
 use crate::raft::{Mutations, StateCf, StateError, StateView};
@@ -45,20 +46,23 @@ pub fn apply(
     if let Err(reason) = check(&transaction) {
         return Ok(refused(revision, reason));
     }
-    if let Some(earlier) = revision_of(view, &transaction.id)? {
+    if let Some(earlier) = earlier(view, &transaction.id)? {
+        let mut outcome = succeeded(Revision::new(earlier.revision));
+        outcome.other_digest = earlier.digest != transaction.digest;
+        outcome.succeeded = !outcome.other_digest;
         return Ok(Applied {
-            outcome: succeeded(earlier),
+            outcome,
             change: None,
         });
     }
+    let mut looked_up = LookedUp::new();
     for (at, compare) in transaction.compares.iter().enumerate() {
-        if !holds(compare, view)? {
+        if !holds(compare, view, &mut looked_up)? {
             let failed_compare = u32::try_from(at).unwrap_or(u32::MAX);
             let outcome = wire::TransactionOutcome {
                 succeeded: false,
-                revision: revision.get(),
                 failed_compare,
-                refused: String::new(),
+                ..succeeded(revision)
             };
             return Ok(Applied {
                 outcome,
@@ -66,30 +70,33 @@ pub fn apply(
             });
         }
     }
-    if transaction.operations.is_empty() {
+    // A request with an idempotency key is remembered even when it found nothing to change.
+    if transaction.operations.is_empty() && transaction.digest.is_empty() {
         return Ok(Applied {
             outcome: succeeded(revision),
             change: None,
         });
     }
-    write(&transaction, revision.next(), view, out)
+    write(&transaction, revision.next(), &looked_up, view, out)
 }
+
+/// What the comparisons found, by key: the revision that created it, or none. The operations need
+/// not look again; most transactions change what they compared.
+type LookedUp<'a> = BTreeMap<&'a str, Option<u64>>;
 
 fn succeeded(revision: Revision) -> wire::TransactionOutcome {
     wire::TransactionOutcome {
         succeeded: true,
         revision: revision.get(),
-        failed_compare: 0,
-        refused: String::new(),
+        ..wire::TransactionOutcome::default()
     }
 }
 
 fn refused(revision: Revision, reason: String) -> Applied {
     let outcome = wire::TransactionOutcome {
         succeeded: false,
-        revision: revision.get(),
-        failed_compare: 0,
         refused: reason,
+        ..succeeded(revision)
     };
     Applied {
         outcome,
@@ -101,6 +108,9 @@ fn check(transaction: &wire::Transaction) -> Result<(), String> {
     if transaction.id.is_empty() || transaction.id.len() > 128 {
         return Err("a transaction's id has 1 to 128 bytes".to_owned());
     }
+    if transaction.digest.len() > 32 || transaction.memo.len() > limits::MAX_MEMO_BYTES {
+        return Err("a digest or memo that is too long".to_owned());
+    }
     let count = transaction.operations.len() + transaction.compares.len();
     if count > limits::MAX_TXN_OPERATIONS {
         return Err(format!(
@@ -108,7 +118,7 @@ fn check(transaction: &wire::Transaction) -> Result<(), String> {
             limits::MAX_TXN_OPERATIONS
         ));
     }
-    let mut keys = BTreeSet::new();
+    let mut keys = Vec::with_capacity(transaction.operations.len());
     let mut events = 0;
     for operation in &transaction.operations {
         let (key, size) = match &operation.what {
@@ -124,12 +134,16 @@ fn check(transaction: &wire::Transaction) -> Result<(), String> {
         if size > limits::MAX_META_VALUE_BYTES {
             return Err(format!("{size} bytes under `{key}` are too many"));
         }
-        if !is_legal_key(key) || (key != EVENT_PREFIX && !keys.insert(key)) {
-            return Err(format!(
-                "key `{}` is illegal or twice",
-                key.escape_default()
-            ));
+        if !is_legal_key(key) {
+            return Err(format!("key `{}` is illegal", key.escape_default()));
         }
+        if key != EVENT_PREFIX {
+            keys.push(key);
+        }
+    }
+    keys.sort_unstable();
+    if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(format!("key `{}` is there twice", twice[0]));
     }
     if events > 1 {
         Err("more than one event".to_owned())
@@ -142,15 +156,20 @@ fn is_legal_key(key: &str) -> bool {
     !key.is_empty() && key.len() <= 512 && !key.bytes().any(|b| b.is_ascii_control())
 }
 
-fn holds(compare: &wire::Compare, view: &dyn StateView) -> Result<bool, StateError> {
+fn holds<'a>(
+    compare: &'a wire::Compare,
+    view: &dyn StateView,
+    looked_up: &mut LookedUp<'a>,
+) -> Result<bool, StateError> {
     use wire::compare::Must;
     let stored = view.get(StateCf::Meta, &meta_key(&compare.key))?;
+    let stored = stored.map(decode_value).transpose()?;
+    let created = stored.as_ref().map(|stored| stored.create_revision);
+    looked_up.insert(&compare.key, created);
     Ok(match (&compare.must, stored) {
         (Some(Must::BeAbsent(_)), stored) => stored.is_none(),
         (Some(Must::BePresent(_)), stored) => stored.is_some(),
-        (Some(Must::BeAtRevision(revision)), Some(stored)) => {
-            decode_value(stored)?.revision == *revision
-        }
+        (Some(Must::BeAtRevision(revision)), Some(stored)) => stored.revision == *revision,
         (Some(Must::BeAtRevision(_)) | None, _) => false,
     })
 }
@@ -158,6 +177,7 @@ fn holds(compare: &wire::Compare, view: &dyn StateView) -> Result<bool, StateErr
 fn write(
     transaction: &wire::Transaction,
     revision: Revision,
+    looked_up: &LookedUp<'_>,
     view: &dyn StateView,
     out: &mut Mutations,
 ) -> Result<Applied, StateError> {
@@ -165,12 +185,16 @@ fn write(
     for operation in &transaction.operations {
         match &operation.what {
             Some(wire::operation::What::Put(p)) => {
-                keys.push(put(&p.key, &p.value, revision, view, out)?);
+                let created = match looked_up.get(p.key.as_str()) {
+                    Some(found) => *found,
+                    None => creation(&p.key, view)?,
+                };
+                keys.push(put(&p.key, &p.value, (created, revision), out));
             }
             Some(wire::operation::What::Delete(key)) => keys.push(delete(key, out)),
             Some(wire::operation::What::Event(event)) => {
                 let key = format!("{EVENT_PREFIX}{:020}", revision.get());
-                keys.push(put(&key, event, revision, view, out)?);
+                keys.push(put(&key, event, (None, revision), out));
                 cap_events(view, out)?;
             }
             Some(wire::operation::What::Add(sum)) => {
@@ -186,50 +210,42 @@ fn write(
         transaction_id: transaction.id.clone(),
     };
     out.put(
-        StateCf::Changes,
-        change_key(revision),
-        frame::encode(META_VERSION, &change),
-    );
-    out.put(
-        StateCf::Dedup,
-        dedup_key(&transaction.id),
-        revision.get().to_be_bytes(),
-    );
-    out.put(
         StateCf::Marks,
         revision_mark(),
         revision.get().to_be_bytes(),
     );
-    forget(revision, view, out)?;
+    history::record(&change, transaction, view, out)?;
     Ok(Applied {
         outcome: succeeded(revision),
         change: Some(change),
     })
 }
 
+/// The revision that created the key, if it exists.
+fn creation(key: &str, view: &dyn StateView) -> Result<Option<u64>, StateError> {
+    let stored = view.get(StateCf::Meta, &meta_key(key))?;
+    let stored = stored.map(decode_value).transpose()?;
+    Ok(stored.map(|stored| stored.create_revision))
+}
+
 fn put(
     key: &str,
     value: &Bytes,
-    revision: Revision,
-    view: &dyn StateView,
+    (created, revision): (Option<u64>, Revision),
     out: &mut Mutations,
-) -> Result<wire::MetaKeyChange, StateError> {
-    let whole = meta_key(key);
-    let create_revision = match view.get(StateCf::Meta, &whole)? {
-        Some(stored) => decode_value(stored)?.create_revision,
-        None => revision.get(),
-    };
+) -> wire::MetaKeyChange {
     let stored = wire::MetaValue {
-        create_revision,
+        create_revision: created.unwrap_or(revision.get()),
         revision: revision.get(),
         value: value.clone(),
     };
-    out.put(StateCf::Meta, whole, frame::encode(META_VERSION, &stored));
-    Ok(wire::MetaKeyChange {
+    let encoded = frame::encode(META_VERSION, &stored);
+    out.put(StateCf::Meta, meta_key(key), encoded);
+    wire::MetaKeyChange {
         key: key.to_owned(),
         deleted: false,
         value: value.clone(),
-    })
+    }
 }
 
 fn delete(key: &str, out: &mut Mutations) -> wire::MetaKeyChange {
@@ -249,19 +265,19 @@ fn add(
     view: &dyn StateView,
     out: &mut Mutations,
 ) -> Result<wire::MetaKeyChange, StateError> {
-    let before = match view.get(StateCf::Meta, &meta_key(&sum.key))? {
-        Some(stored) => {
-            let value = decode_value(stored)?.value;
-            let text = std::str::from_utf8(&value).ok();
-            text.and_then(|text| text.parse().ok()).unwrap_or(0i64)
-        }
-        None => 0,
-    };
-    let after = before.saturating_add(sum.delta);
+    let stored = view.get(StateCf::Meta, &meta_key(&sum.key))?;
+    let stored = stored.map(decode_value).transpose()?;
+    let before = stored.as_ref().and_then(|stored| {
+        let text = std::str::from_utf8(&stored.value).ok()?;
+        text.parse::<i64>().ok()
+    });
+    let after = before.unwrap_or(0).saturating_add(sum.delta);
     if after <= 0 {
         return Ok(delete(&sum.key, out));
     }
-    put(&sum.key, &after.to_string().into(), revision, view, out)
+    let created = stored.map(|stored| stored.create_revision);
+    let value = after.to_string().into();
+    Ok(put(&sum.key, &value, (created, revision), out))
 }
 
 /// Drops the oldest event once more than the cap are kept. The drop is no change for watchers.
@@ -274,22 +290,6 @@ fn cap_events(view: &dyn StateView, out: &mut Mutations) -> Result<(), StateErro
     for (oldest, _) in view.scan(StateCf::Meta, &meta_key(EVENT_PREFIX), None, 1)? {
         debug_assert!(suffix_of(&oldest).is_some());
         out.delete(StateCf::Meta, oldest);
-    }
-    Ok(())
-}
-
-/// Compacts the history by one revision, and with it the id by which a retry is recognized.
-fn forget(revision: Revision, view: &dyn StateView, out: &mut Mutations) -> Result<(), StateError> {
-    let Some(old) = revision.get().checked_sub(limits::WATCH_HISTORY_REVISIONS) else {
-        return Ok(());
-    };
-    let key = change_key(Revision::new(old));
-    if let Some(bytes) = view.get(StateCf::Changes, &key)? {
-        out.delete(
-            StateCf::Dedup,
-            dedup_key(&decode_change(bytes)?.transaction_id),
-        );
-        out.delete(StateCf::Changes, key);
     }
     Ok(())
 }

@@ -31,8 +31,20 @@ pub fn change_key(revision: Revision) -> Vec<u8> {
     group_key(ROOT, &revision.get().to_be_bytes())
 }
 
-pub(super) fn dedup_key(id: &str) -> Vec<u8> {
-    group_key(ROOT, id.as_bytes())
+pub(super) fn dedup_key(id: impl AsRef<[u8]>) -> Vec<u8> {
+    group_key(ROOT, id.as_ref())
+}
+
+/// The mark that names a revision's transaction.
+pub(super) fn id_mark(revision: Revision) -> Vec<u8> {
+    let mut suffix = b"i".to_vec();
+    suffix.extend(revision.get().to_be_bytes());
+    group_key(ROOT, &suffix)
+}
+
+/// The mark of the history's oldest revision and size.
+pub(super) fn history_mark() -> Vec<u8> {
+    group_key(ROOT, b"h")
 }
 
 pub(super) fn revision_mark() -> Vec<u8> {
@@ -55,13 +67,13 @@ pub fn current_revision(view: &dyn StateView) -> Result<Revision, StateError> {
     )?))
 }
 
-/// The revision as which a transaction with this id took effect, while the history knows it.
+/// What is known of the transaction with this id, for as many revisions as the caps say.
 ///
 /// # Errors
-/// [`StateError`] when the view fails.
-pub fn revision_of(view: &dyn StateView, id: &str) -> Result<Option<Revision>, StateError> {
+/// [`StateError`] when the view fails, or the bytes have rotted.
+pub fn earlier(view: &dyn StateView, id: &str) -> Result<Option<wire::Earlier>, StateError> {
     let stored = view.get(StateCf::Dedup, &dedup_key(id))?;
-    Ok(stored.map(|bytes| Revision::new(bytes.try_into().map_or(0, u64::from_be_bytes))))
+    stored.map(decode).transpose()
 }
 
 pub(super) fn number(view: &dyn StateView, cf: StateCf, key: &[u8]) -> Result<u64, StateError> {
@@ -72,6 +84,21 @@ pub(super) fn number(view: &dyn StateView, cf: StateCf, key: &[u8]) -> Result<u6
         reason: format!("a number of {} bytes", bytes.len()),
     })?;
     Ok(u64::from_be_bytes(bytes))
+}
+
+pub(super) fn number_pair(
+    view: &dyn StateView,
+    cf: StateCf,
+    key: &[u8],
+) -> Result<Option<(u64, u64)>, StateError> {
+    let Some(bytes) = view.get(cf, key)? else {
+        return Ok(None);
+    };
+    let bytes: [u8; 16] = bytes.as_slice().try_into().map_err(|_| StateError {
+        reason: format!("two numbers of {} bytes", bytes.len()),
+    })?;
+    let both = u128::from_be_bytes(bytes);
+    Ok(Some(((both >> 64) as u64, both as u64)))
 }
 
 /// Reads a value of `meta`.

@@ -32,6 +32,16 @@ impl Transaction {
         })
     }
 
+    /// Says which request of a client this carries out, and what to remember for the answer to its
+    /// repetition: another request under the same id is refused, with [`wire::TransactionOutcome`]'s
+    /// `other_digest`. `memo`: up to `limits::MAX_MEMO_BYTES`.
+    #[must_use]
+    pub fn carries_out(mut self, digest: [u8; 32], memo: impl Into<Bytes>) -> Self {
+        self.0.digest = Bytes::copy_from_slice(&digest);
+        self.0.memo = memo.into();
+        self
+    }
+
     /// Demands this of the key.
     #[must_use]
     pub fn when(mut self, key: impl Into<String>, must: Precondition) -> Self {
@@ -92,6 +102,18 @@ impl Transaction {
     fn operation(mut self, what: wire::operation::What) -> Self {
         self.0.operations.push(wire::Operation { what: Some(what) });
         self
+    }
+
+    /// How many comparisons and operations it has.
+    #[cfg(test)]
+    pub fn size(&self) -> usize {
+        self.0.compares.len() + self.0.operations.len()
+    }
+
+    /// What it demands.
+    #[cfg(test)]
+    pub fn compares(&self) -> &[wire::Compare] {
+        &self.0.compares
     }
 
     /// The form in a record's body and on the wire.

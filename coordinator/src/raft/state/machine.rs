@@ -25,6 +25,8 @@ use crate::core::record::Outcome;
 
 /// Entries in one write batch at most: bounds its memory and how late the first answer is.
 const MAX_BATCH_ENTRIES: usize = 512;
+/// Bytes of records in one write batch, about: a bulk load's records are large.
+const MAX_BATCH_BYTES: usize = 8 << 20;
 
 /// One group's state machine.
 pub(crate) struct GroupMachine {
@@ -112,6 +114,14 @@ impl GroupMachine {
     }
 }
 
+/// Of the record alone: what surrounds it is small.
+fn size_bytes(entry: &RaftEntry) -> usize {
+    match &entry.payload {
+        EntryPayload::Normal(record) => record.body.len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    }
+}
+
 fn apply_entry(
     group: GroupId,
     applier: &dyn Applier,
@@ -150,10 +160,14 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
         let mut batch = Vec::new();
+        let mut bytes = 0;
         while let Some(entry) = entries.next().await {
-            batch.push(entry?);
-            if batch.len() >= MAX_BATCH_ENTRIES {
+            let entry = entry?;
+            bytes += size_bytes(&entry.0);
+            batch.push(entry);
+            if batch.len() >= MAX_BATCH_ENTRIES || bytes >= MAX_BATCH_BYTES {
                 self.apply_batch(std::mem::take(&mut batch))?;
+                bytes = 0;
                 tokio::task::yield_now().await;
             }
         }

@@ -35,7 +35,7 @@ enum Verdict {
 impl Proxy {
     fn verdict(&self, tenant: &str, facts: &Facts<'_>, target: &[u8]) -> Verdict {
         self.placements
-            .route(tenant, facts, |decision, _, _| match decision {
+            .route(tenant, facts, |decision| match decision {
                 Decision::Local { epoch, .. } => Verdict::Pass(epoch, decision.reason()),
                 Decision::Hold(reason) => Verdict::Hold(reason),
                 Decision::Reject(code) => Verdict::Answer(Answer::problem(code, rejection(code))),

@@ -17,6 +17,8 @@ use tonic::{Request, Response, Status, Streaming};
 #[derive(Debug, Clone, Default)]
 pub struct World {
     pub revision: u64,
+    /// Whether a snapshot begins with the number of its tenants.
+    pub tells_how_many: bool,
     pub changes: wire::Changes,
 }
 
@@ -58,6 +60,15 @@ pub fn tenant(name: &str, group: u64) -> wire::Tenant {
     }
 }
 
+fn chunk(sequence: u64, changes: &wire::Changes) -> wire::Down {
+    let changes = bytes::Bytes::from(changes.encode_to_vec());
+    down(Kind::SnapshotChunk(wire::SnapshotChunk {
+        sequence,
+        crc32c: crc32c::crc32c(&changes),
+        changes,
+    }))
+}
+
 impl World {
     /// Regions a, b, c. Tenants: `here` (a; b, led in a at term 7), `there` (b; a, led in b),
     /// `away` (b; c, led in b), `lost` (a; b, leaderless), `moving` (as `here`, but held).
@@ -66,6 +77,7 @@ impl World {
         moving.holding = true;
         Self {
             revision: 10,
+            tells_how_many: true,
             changes: wire::Changes {
                 regions: vec![
                     region("a", "http://a.example"),
@@ -128,7 +140,11 @@ pub fn now_us() -> u64 {
 
 impl Coordinator {
     pub async fn start(world: World) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0".parse().unwrap(), world).await
+    }
+
+    pub async fn start_at(address: SocketAddr, world: World) -> Self {
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let service = Service::default();
         service.0.lock().unwrap().world = world;
@@ -237,22 +253,32 @@ impl Service {
     }
 
     fn snapshot(world: &World) -> Vec<wire::Down> {
-        let encoded = bytes::Bytes::from(world.changes.encode_to_vec());
-        vec![
-            down(Kind::SnapshotStart(wire::SnapshotStart {
-                generation: 1,
-                revision: world.revision,
-            })),
-            down(Kind::SnapshotChunk(wire::SnapshotChunk {
-                sequence: 0,
-                crc32c: crc32c::crc32c(&encoded),
-                changes: encoded,
-            })),
-            down(Kind::SnapshotEnd(wire::SnapshotEnd {
-                chunks: 1,
-                tenants: world.changes.tenants.len() as u64,
-            })),
-        ]
+        let tenants = world.changes.tenants.len() as u64;
+        let start = wire::SnapshotStart {
+            generation: 1,
+            revision: world.revision,
+            tenants: if world.tells_how_many { tenants } else { 0 },
+        };
+        let mut messages = vec![down(Kind::SnapshotStart(start))];
+        let topology = wire::Changes {
+            regions: world.changes.regions.clone(),
+            groups: world.changes.groups.clone(),
+            ..Default::default()
+        };
+        messages.push(chunk(0, &topology));
+        for tenants in world.changes.tenants.chunks(2048) {
+            let changes = wire::Changes {
+                tenants: tenants.to_vec(),
+                ..Default::default()
+            };
+            messages.push(chunk(messages.len() as u64 - 1, &changes));
+        }
+        let chunks = messages.len() as u64 - 1;
+        messages.push(down(Kind::SnapshotEnd(wire::SnapshotEnd {
+            chunks,
+            tenants,
+        })));
+        messages
     }
 }
 
@@ -276,15 +302,17 @@ impl feed_server::Feed for Service {
             .message()
             .await?
             .ok_or_else(|| Status::invalid_argument("no hello"))?;
-        let (sender, receiver) = mpsc::channel(256);
-        {
+        let receiver = {
             let mut shared = self.0.lock().unwrap();
             shared.heard.push(hello);
-            for message in Self::snapshot(&shared.world) {
+            let snapshot = Self::snapshot(&shared.world);
+            let (sender, receiver) = mpsc::channel(256 + snapshot.len());
+            for message in snapshot {
                 sender.try_send(Ok(message)).unwrap();
             }
             shared.subscribers.push(sender);
-        }
+            receiver
+        };
         let shared = Arc::clone(&self.0);
         tokio::spawn(async move {
             while let Ok(Some(message)) = up.message().await {

@@ -1,0 +1,1 @@
+//! The feed as its proxies see it, over the metastore in memory.

@@ -1,0 +1,139 @@
+//! What is saved is loaded; what is not as it was saved is refused and set aside.
+
+use std::os::unix::fs::PermissionsExt;
+
+use maia_common::placement::{Mode, WriteRouting};
+use maia_common::topology::{GroupView, Leader, Region, RegionState};
+use maia_common::{Generation, GroupId, NodeId, RegionName, Revision, Term, Version};
+
+use super::*;
+use crate::core::table::Entry;
+
+const CLUSTER: [u8; 32] = [9; 32];
+
+fn key() -> FingerprintKey {
+    FingerprintKey::new(&[4; 16])
+}
+
+fn topology() -> Topology {
+    let a = RegionName::new("a").unwrap();
+    let mut topology = Topology {
+        generation: Generation::new(3),
+        revision: Revision::new(77),
+        ..Topology::default()
+    };
+    let region = Region {
+        name: a.clone(),
+        public_url: "http://a.example".into(),
+        priority: 2,
+        state: RegionState::Draining,
+    };
+    topology.regions.insert(a.clone(), region);
+    let group = GroupView {
+        home_region: a.clone(),
+        mode: Mode::Single,
+        regions: vec![a.clone()],
+        leader: Some(Leader {
+            term: Term::new(5),
+            node: NodeId::new(6),
+            region: a,
+        }),
+        leaderless_since: None,
+    };
+    topology.groups.insert(GroupId::new(1), group);
+    topology
+}
+
+fn entries(count: u64) -> impl Iterator<Item = (String, Entry)> {
+    (0..count).map(|n| {
+        let entry = Entry {
+            // One that does not fit a slot of the table.
+            group: GroupId::new(if n == 1 { u64::MAX } else { n }),
+            version: Version::new(n + 1),
+            holding: n % 2 == 1,
+            write_routing: [
+                None,
+                Some(WriteRouting::Redirect),
+                Some(WriteRouting::Forward),
+            ][n as usize % 3],
+        };
+        (format!("t{n}"), entry)
+    })
+}
+
+fn table(count: u64) -> Table {
+    let mut builder = Builder::new(0);
+    for (name, entry) in entries(count) {
+        builder.insert(key().of(&name), &entry);
+    }
+    builder.build()
+}
+
+fn saved(count: u64) -> (tempfile::TempDir, DiskSnapshot) {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = DiskSnapshot::new(&dir.path().join("proxy"), CLUSTER);
+    disk.save(&key(), &topology(), &table(count)).unwrap();
+    (dir, disk)
+}
+
+#[test]
+fn what_is_saved_is_loaded() {
+    let (_dir, disk) = saved(5000);
+    let loaded = disk.load().unwrap();
+    assert_eq!(loaded.topology, topology());
+    assert_eq!(loaded.tenants.len(), 5000);
+    for (name, entry) in entries(5000) {
+        assert_eq!(loaded.tenants.lookup(loaded.key.of(&name)), Some(entry));
+    }
+    assert!(loaded.saved.elapsed().unwrap() < Duration::from_secs(60));
+    let mode = std::fs::metadata(disk.folder.join(NAME))
+        .unwrap()
+        .permissions();
+    assert_eq!(mode.mode() & 0o777, 0o600, "it holds the key");
+    assert!(!disk.folder.join(TEMPORARY).exists());
+    disk.save(&key(), &topology(), &table(1)).unwrap();
+    assert_eq!(disk.load().unwrap().tenants.len(), 1, "the newest");
+}
+
+#[test]
+fn every_cut_and_every_flipped_bit_is_refused() {
+    let (_dir, disk) = saved(3);
+    let path = disk.folder.join(NAME);
+    let good = std::fs::read(&path).unwrap();
+    let refused = |bytes: &[u8], what: &str| {
+        std::fs::write(&path, bytes).unwrap();
+        assert!(disk.load().is_none(), "{what}");
+        assert!(!path.exists(), "{what}: set aside");
+        assert_eq!(std::fs::read(disk.folder.join(ASIDE)).unwrap(), bytes);
+    };
+    for length in 0..good.len() {
+        refused(&good[..length], &format!("cut to {length}"));
+    }
+    for bit in 0..good.len() * 8 {
+        let mut bytes = good.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        refused(&bytes, &format!("bit {bit}"));
+    }
+    refused(&[&good[..], b"x"].concat(), "something behind it");
+    std::fs::write(&path, &good).unwrap();
+    assert!(disk.load().is_some(), "the good one is taken");
+}
+
+#[test]
+fn another_clusters_is_refused_and_none_is_none() {
+    let (_dir, disk) = saved(3);
+    let other = DiskSnapshot::new(&disk.folder, [8; 32]);
+    assert!(other.load().is_none());
+    assert!(disk.folder.join(ASIDE).exists());
+    assert!(disk.load().is_none(), "there is none any more");
+}
+
+/// A leftover of a crash while writing neither hinders nor is taken.
+#[test]
+fn a_half_written_file_is_overwritten() {
+    let (_dir, disk) = saved(3);
+    std::fs::write(disk.folder.join(TEMPORARY), vec![0; 100_000]).unwrap();
+    assert_eq!(disk.load().unwrap().tenants.len(), 3);
+    disk.save(&key(), &topology(), &table(4)).unwrap();
+    assert_eq!(disk.load().unwrap().tenants.len(), 4);
+}

@@ -1,0 +1,24 @@
+//! A process as the system sees it: its resident memory, and how it is made to end.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Resident memory in bytes; 0 for a process that is gone.
+pub fn resident_bytes(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}
+
+/// Whether it still runs.
+pub fn runs(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().is_some_and(|s| s.starts_with(" Z")))
+}
+
+/// Asks it to end.
+pub fn terminate(pid: i32) {
+    // It may have ended by itself in this moment.
+    let _gone = kill(Pid::from_raw(pid), Signal::SIGTERM);
+}
