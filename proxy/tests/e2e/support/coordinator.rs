@@ -162,7 +162,12 @@ impl Coordinator {
             loop {
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 let revision = alive.0.lock().unwrap().world.revision;
-                alive.push(Kind::Alive(wire::Alive { revision })).await;
+                alive
+                    .push(Kind::Alive(wire::Alive {
+                        revision,
+                        leaderless: false,
+                    }))
+                    .await;
             }
         });
         Self {
