@@ -13,6 +13,7 @@ mod cluster;
 mod config;
 mod demo;
 mod print;
+mod proxy;
 mod session;
 mod tenant;
 mod views;
@@ -65,7 +66,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Verb::Groups => views::groups(&Session::open(&args.global)?).await,
         Verb::Region { verb } => views::regions(&Session::open(&args.global)?, verb).await,
         Verb::Node { verb } => views::nodes(&Session::open(&args.global)?, verb).await,
-        Verb::Proxy { verb } => views::proxies(&Session::open(&args.global)?, verb).await,
+        Verb::Proxy { verb } => proxy::run(&Session::open(&args.global)?, verb).await,
         Verb::Events { after, follow } => {
             views::events(&Session::open(&args.global)?, after, follow).await
         }

@@ -1,12 +1,14 @@
 //! What the end-to-end tests share: [`cluster`] starts the real binaries on loopback,
 //! [`client`] speaks HTTP to them as any client would, [`wait`] replaces sleeping, [`load`] writes
-//! while something breaks, [`metrics`] reads what the processes count.
+//! while something breaks, [`metrics`] reads what the processes count, [`feed_load`] is a thousand
+//! proxies on the feed.
 //!
-//! Nothing here links the product's code: the tests know only what its users know.
+//! Nothing here links the product's code but the wire's types: the tests know only what its users know.
 
 pub mod client;
 pub mod cluster;
 pub mod curl;
+pub mod feed_load;
 pub mod load;
 pub mod metrics;
 pub mod wait;

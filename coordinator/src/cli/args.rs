@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use maia_common::ids::{RegionName, TenantId};
+use maia_common::ids::{ProxyId, RegionName, TenantId};
 use maia_common::placement::{ConflictStrategy, Mode, ShortagePolicy, SyncMode, WriteRouting};
 
 use crate::config::Preset;
@@ -84,7 +84,7 @@ pub enum Verb {
     /// The proxies that have registered.
     Proxy {
         #[command(subcommand)]
-        verb: ListVerb,
+        verb: ProxyVerb,
     },
     /// What happened in the cluster.
     Events {
@@ -110,6 +110,19 @@ pub enum Verb {
 pub enum ListVerb {
     /// Lists them.
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ProxyVerb {
+    /// Lists them, and where they are connected.
+    List,
+    /// Forgets one that is gone for good; refused while it is connected.
+    Remove {
+        id: ProxyId,
+        /// Does not ask.
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -146,7 +146,7 @@ async fn remove(session: &Session, tenant: &TenantId, yes: bool) -> anyhow::Resu
     Ok(())
 }
 
-fn confirm() -> anyhow::Result<()> {
+pub(super) fn confirm() -> anyhow::Result<()> {
     if !std::io::stdin().is_terminal() {
         return Err(Usage("nobody to ask: say --yes".to_owned()).into());
     }

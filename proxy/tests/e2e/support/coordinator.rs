@@ -146,7 +146,11 @@ impl Coordinator {
             loop {
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 let revision = alive.0.lock().unwrap().world.revision;
-                alive.push(Kind::Alive(wire::Alive { revision })).await;
+                let kind = Kind::Alive(wire::Alive {
+                    revision,
+                    ..wire::Alive::default()
+                });
+                alive.push(kind).await;
             }
         });
         Self {
@@ -242,6 +246,7 @@ impl Service {
             down(Kind::SnapshotStart(wire::SnapshotStart {
                 generation: 1,
                 revision: world.revision,
+                ..wire::SnapshotStart::default()
             })),
             down(Kind::SnapshotChunk(wire::SnapshotChunk {
                 sequence: 0,
