@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::NotWell;
-use super::args::{ListVerb, Output};
+use super::args::Output;
 use super::print;
 use super::session::Session;
 
