@@ -282,6 +282,13 @@ impl GroupRecord {
         self.members.iter().filter(move |m| !gone(&m.node))
     }
 
+    /// Whether each of its regions has a member that stays. A group that lost one keeps its tenants
+    /// and takes no others: they would have fewer copies than they ask for.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.staying().count() >= self.key.regions().count()
+    }
+
     /// The nodes with a vote once all that leave have left.
     #[must_use]
     pub fn voters(&self) -> BTreeSet<NodeId> {

@@ -18,6 +18,10 @@ struct Arguments {
     /// Checks the configuration and exits.
     #[arg(long)]
     check: bool,
+    /// A blank disk of a first member makes a new cluster, together with the other first members.
+    /// Only for the first start: without it a blank disk is taken for one that was lost.
+    #[arg(long)]
+    make_cluster: bool,
 }
 
 /// Exit code for a configuration that is refused (EX_USAGE).
@@ -44,7 +48,7 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(run(config)),
+        Ok(runtime) => runtime.block_on(run(config, arguments.make_cluster)),
         Err(error) => {
             tracing::error!(%error, "no runtime");
             ExitCode::FAILURE
@@ -52,9 +56,9 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(config: Config) -> ExitCode {
+async fn run(config: Config, make_cluster: bool) -> ExitCode {
     let (node_id, api, rpc) = (config.node.id, config.listen.api, config.listen.rpc);
-    let node = match Node::start(config).await {
+    let node = match Node::start(config, make_cluster).await {
         Ok(node) => node,
         Err(error) => {
             tracing::error!(%error, "the coordinator does not start");

@@ -11,6 +11,7 @@ pub mod data;
 pub mod deletions;
 pub mod groups;
 pub mod identity;
+pub mod members_only;
 pub mod node;
 pub mod nodes;
 pub mod peer_service;

@@ -5,7 +5,15 @@ use std::fmt::Display;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
+use serde::Deserialize;
+
 use super::problem::ApiError;
+
+/// The query of an operation that changes something and has no parameters: whoever gives one, such as
+/// `dry_run` where there is none, must not have it ignored.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoParameters {}
 
 /// Another extractor, refused with a problem document.
 #[derive(Debug)]

@@ -10,12 +10,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::IntoParams;
 
-use super::extract::Checked;
+use super::extract::{Checked, NoParameters};
 use super::openapi::{Problems, shapes};
 use super::problem::ApiError;
 use super::{Api, deadline};
 use crate::core::nodes::NewNode;
-use crate::shell::nodes::Removed;
+use crate::shell::nodes::{HowToRemove, Removed};
 
 /// The cluster's coordinators, as this node knows them.
 #[utoipa::path(
@@ -40,14 +40,18 @@ pub async fn list(State(api): State<Api>) -> Json<Value> {
     responses((status = 202, description = "It takes part as soon as it runs", body = shapes::Node), Problems),
     security(("bearer" = ["admin"]))
 )]
-pub async fn add(State(api): State<Api>, body: Bytes) -> Result<Response, ApiError> {
+pub async fn add(
+    State(api): State<Api>,
+    Checked(Query(NoParameters {})): Checked<Query<NoParameters>>,
+    body: Bytes,
+) -> Result<Response, ApiError> {
     let new: NewNode = serde_json::from_slice(&body)
         .map_err(|error| ApiError::invalid(format!("the body is no node: {error}")))?;
     let view = api.parts.nodes.add(&new, deadline()).await?;
     Ok((StatusCode::ACCEPTED, Json(view)).into_response())
 }
 
-/// Whether only to say what would happen.
+/// How to take a coordinator out.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
@@ -55,6 +59,10 @@ pub struct How {
     /// Changes nothing.
     #[serde(default)]
     dry_run: bool,
+    /// Gives up the groups of which the coordinator has the only copy, with their tenants and their
+    /// data; without it such a removal is refused.
+    #[serde(default)]
+    accept_data_loss: bool,
 }
 
 /// Takes a coordinator out: 202 with what it does, 204 when it is out; a dry run 200.
@@ -78,11 +86,11 @@ pub async fn remove(
     Checked(Query(how)): Checked<Query<How>>,
 ) -> Result<Response, ApiError> {
     let node = NodeId::new(node);
-    let removed = api
-        .parts
-        .nodes
-        .remove(node, how.dry_run, deadline())
-        .await?;
+    let asked = HowToRemove {
+        dry_run: how.dry_run,
+        accept_data_loss: how.accept_data_loss,
+    };
+    let removed = api.parts.nodes.remove(node, asked, deadline()).await?;
     Ok(match removed {
         Removed::Going(plan) if how.dry_run => Json(plan).into_response(),
         Removed::Going(plan) => (StatusCode::ACCEPTED, Json(plan)).into_response(),

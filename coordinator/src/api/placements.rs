@@ -14,7 +14,7 @@ use maia_common::position::Version;
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
-use super::extract::Checked;
+use super::extract::{Checked, NoParameters};
 use super::openapi::{Problems, shapes};
 use super::problem::ApiError;
 use super::{Api, deadline};
@@ -42,6 +42,7 @@ pub struct Page {
 /// How fresh a read must be.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct Freshness {
     /// `strong` (default): as of the newest commit; `local`: as this node knows it.
     consistency: Option<String>,
@@ -262,7 +263,12 @@ pub async fn place(
     responses((status = 200, description = "What became of the lines", body = shapes::Loaded), Problems),
     security(("bearer" = ["admin"]))
 )]
-pub async fn load(State(api): State<Api>, headers: HeaderMap, body: Body) -> Answer {
+pub async fn load(
+    State(api): State<Api>,
+    Checked(Query(NoParameters {})): Checked<Query<NoParameters>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
     let body = whole(body, limits::MAX_LOAD_BODY_BYTES)?;
     let lines = parse(&body).map_err(|error| ApiError::invalid(error.to_string()))?;
     if lines.len() > limits::MAX_LOAD_ITEMS {
@@ -293,6 +299,7 @@ pub async fn load(State(api): State<Api>, headers: HeaderMap, body: Body) -> Ans
 pub async fn remove(
     State(api): State<Api>,
     Checked(Path(tenant)): Checked<Path<String>>,
+    Checked(Query(NoParameters {})): Checked<Query<NoParameters>>,
     headers: HeaderMap,
 ) -> Answer {
     let tenant = TenantId::new(tenant)?;

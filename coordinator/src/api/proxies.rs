@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 use utoipa::IntoParams;
 
-use super::extract::Checked;
+use super::extract::{Checked, NoParameters};
 use super::openapi::{Problems, shapes};
 use super::placements::page_limit;
 use super::problem::ApiError;
@@ -63,6 +63,7 @@ pub async fn list(
 pub async fn remove(
     State(api): State<Api>,
     Checked(Path(proxy)): Checked<Path<String>>,
+    Checked(Query(NoParameters {})): Checked<Query<NoParameters>>,
 ) -> Result<Response, ApiError> {
     let id = ProxyId::new(proxy)?;
     api.parts.proxies.remove(&id, deadline()).await?;

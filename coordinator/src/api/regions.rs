@@ -2,14 +2,14 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use maia_common::ids::RegionName;
 use maia_common::limits;
 use serde_json::{Value, json};
 
-use super::extract::Checked;
+use super::extract::{Checked, NoParameters};
 use super::openapi::{Problems, shapes};
 use super::placements::{Body, expected, idempotency_key, tagged, whole};
 use super::problem::ApiError;
@@ -70,6 +70,7 @@ pub async fn get(
 pub async fn put(
     State(api): State<Api>,
     Checked(Path(name)): Checked<Path<String>>,
+    Checked(Query(NoParameters {})): Checked<Query<NoParameters>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {

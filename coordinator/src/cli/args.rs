@@ -167,6 +167,9 @@ pub enum NodeVerb {
         /// Returns when it is out.
         #[arg(long)]
         wait: bool,
+        /// Gives up the groups of which it has the only copy: their tenants, with their data, are lost.
+        #[arg(long)]
+        accept_data_loss: bool,
     },
 }
 

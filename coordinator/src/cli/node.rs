@@ -36,7 +36,20 @@ pub async fn run(session: &Session, verb: NodeVerb) -> anyhow::Result<()> {
             Ok(())
         }
         NodeVerb::Add(new) => add(session, &new).await,
-        NodeVerb::Remove { id, yes, wait } => remove(session, id, yes, wait).await,
+        NodeVerb::Remove {
+            id,
+            yes,
+            wait,
+            accept_data_loss,
+        } => {
+            let loss = if accept_data_loss {
+                "?accept_data_loss=true&"
+            } else {
+                "?"
+            };
+            let path = format!("/admin/nodes/{id}{loss}");
+            remove(session, (id, &path), yes, wait).await
+        }
     }
 }
 
@@ -66,9 +79,14 @@ async fn add(session: &Session, new: &AddNode) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn remove(session: &Session, id: u64, yes: bool, wait_for_it: bool) -> anyhow::Result<()> {
-    let path = format!("/admin/nodes/{id}");
-    let dry_run = format!("{path}?dry_run=true");
+/// `path` ends where a further parameter may stand.
+async fn remove(
+    session: &Session,
+    (id, path): (u64, &str),
+    yes: bool,
+    wait_for_it: bool,
+) -> anyhow::Result<()> {
+    let dry_run = format!("{path}dry_run=true");
     let plan = session
         .api
         .send(Method::DELETE, &dry_run, &[], None)
@@ -77,7 +95,7 @@ async fn remove(session: &Session, id: u64, yes: bool, wait_for_it: bool) -> any
         print::complain(&describe(&plan.body));
         confirm()?;
     }
-    let begun = session.api.send(Method::DELETE, &path, &[], None).await?;
+    let begun = session.api.send(Method::DELETE, path, &[], None).await?;
     if wait_for_it {
         let what = format!("node {id} is out");
         wait(session, id, &what, |node| node.is_none()).await?;
@@ -127,6 +145,12 @@ fn describe(plan: &Value) -> String {
             .concat(),
         );
     }
+    for lost in plan["lost"].as_array().into_iter().flatten() {
+        let (group, tenants) = (print::text(&lost["group"]), print::text(&lost["tenants"]));
+        let line =
+            format!("\n  group {group}: LOST, with its {tenants} tenants and all their data");
+        text.push_str(&line);
+    }
     text
 }
 
@@ -169,6 +193,7 @@ mod tests {
             "node": 3, "region": "us", "answers": false,
             "metastore_voters": 3, "metastore_voters_left": 2,
             "groups": [{"group": 5, "copies_left": [1], "loses_home": true}],
+            "lost": [{"group": 6, "tenants": 17}],
         });
         let text = describe(&plan);
         assert!(
@@ -177,6 +202,10 @@ mod tests {
         );
         assert!(
             text.contains("group 5: 1 node keeps its data, and loses its home"),
+            "{text}"
+        );
+        assert!(
+            text.contains("group 6: LOST, with its 17 tenants"),
             "{text}"
         );
     }

@@ -138,11 +138,13 @@ impl ClusterState {
         self.leaders.get(&group).filter(|leader| leader.term > lost)
     }
 
-    /// The group with this key that tenants may be placed in.
+    /// The group with this key that new tenants are placed in: one that lost a member stays with those
+    /// that it has.
     #[must_use]
     pub fn group_with(&self, key: &GroupKey) -> Option<&GroupRecord> {
         let mut open = self.groups.values();
-        open.find(|record| record.key == *key && record.state != GroupState::Closing)
+        let takes = |record: &GroupRecord| record.state != GroupState::Closing && record.is_whole();
+        open.find(|record| record.key == *key && takes(record))
     }
 
     /// The node that new groups get in this region, the lowest id first.

@@ -4,6 +4,9 @@
 //! ```text
 //! active ──no placement for collect_after──▶ closing ──all members have left──▶ (no record)
 //! ```
+//! A group whose only copy is given up with its node (`core/nodes`) is closing while it has tenants:
+//! they go first, in batches and without a purge, since nobody is left who could do one.
+//!
 //! Closing compares the group's record and the absence of its reference count in one transaction, and
 //! every placement compares the record and counts itself: so neither slips past the other. The key is
 //! free from then on: the next tenant with that spec gets a new group with a new id.
@@ -12,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use maia_common::ids::GroupId;
-use maia_common::placement::{GroupRecord, GroupState};
+use maia_common::placement::{GroupRecord, GroupState, Placement};
 use maia_common::position::Revision;
 
 use super::cluster_state::ClusterState;
@@ -48,13 +51,53 @@ pub fn empty(state: &ClusterState, counted: &BTreeSet<GroupId>) -> BTreeSet<Grou
         .collect()
 }
 
-/// The closing groups of which no member has anything left. A node that was removed has not.
+/// The closing groups that have tenants: those that were given up.
 #[must_use]
-pub fn to_forget(state: &ClusterState) -> Vec<GroupId> {
+pub fn given_up(state: &ClusterState, counted: &BTreeSet<GroupId>) -> BTreeSet<GroupId> {
     let closing = state
         .groups
         .values()
         .filter(|g| g.state == GroupState::Closing);
+    let ids = closing.map(|group| group.id);
+    ids.filter(|id| counted.contains(id)).collect()
+}
+
+/// The transaction that ends placements in groups that were given up, if they are as seen.
+#[must_use]
+pub fn abandon(tenants: &[(Placement, Revision)], id: &str, now_unix_us: u64) -> Transaction {
+    let mut transaction = Transaction::new(id, now_unix_us);
+    let mut counts: BTreeMap<GroupId, i64> = BTreeMap::new();
+    for (placement, at) in tenants {
+        let key = keyspace::tenant(&placement.tenant);
+        *counts.entry(placement.group).or_default() += 1;
+        transaction = transaction
+            .when(&key, Precondition::At(*at))
+            .delete(key)
+            .delete(keyspace::deletion(&placement.tenant))
+            .put_json(keyspace::retired(&placement.tenant), &placement.version);
+    }
+    for (group, count) in counts {
+        transaction = transaction
+            .add(keyspace::refs(group), -count)
+            .event(&Event {
+                kind: "placements_lost".into(),
+                at_unix_us: now_unix_us,
+                tenant: None,
+                group: Some(group),
+                detail: format!("{count} tenants, with the group's only copy"),
+            });
+    }
+    transaction
+}
+
+/// The closing groups of which no member has anything left, nor the metastore a tenant. A node that
+/// was removed has not.
+#[must_use]
+pub fn to_forget(state: &ClusterState, counted: &BTreeSet<GroupId>) -> Vec<GroupId> {
+    let closing = state
+        .groups
+        .values()
+        .filter(|g| g.state == GroupState::Closing && !counted.contains(&g.id));
     let is_over = |group: &&GroupRecord| {
         let mut members = group.members.iter();
         members.all(|m| group.left.contains(&m.node) || !state.nodes.contains_key(&m.node))
@@ -73,7 +116,6 @@ pub fn close(record: &GroupRecord, at: Revision, id: &str, now_unix_us: u64) -> 
         .when(keyspace::group(record.id), Precondition::At(at))
         .when(keyspace::refs(record.id), Precondition::Absent)
         .put_json(keyspace::group(record.id), &closing)
-        .delete(keyspace::group_key(&record.key))
         .event(&event("group_closing", record, now_unix_us))
 }
 
@@ -82,6 +124,7 @@ pub fn close(record: &GroupRecord, at: Revision, id: &str, now_unix_us: u64) -> 
 pub fn forget(record: &GroupRecord, at: Revision, id: &str, now_unix_us: u64) -> Transaction {
     Transaction::new(id, now_unix_us)
         .when(keyspace::group(record.id), Precondition::At(at))
+        .when(keyspace::refs(record.id), Precondition::Absent)
         .delete(keyspace::group(record.id))
         .delete(keyspace::leader(record.id))
         .event(&event("group_removed", record, now_unix_us))
@@ -134,6 +177,13 @@ mod tests {
     struct Store(MemoryState);
 
     impl Store {
+        /// The revision of the last change.
+        fn last(&self) -> Revision {
+            crate::core::metastore::current_revision(&self.0).unwrap()
+        }
+    }
+
+    impl Store {
         fn run(&mut self, transaction: &Transaction) -> Option<Revision> {
             let mut out = Mutations::default();
             let applied = apply(&transaction.encode(), &self.0, &mut out).unwrap();
@@ -173,9 +223,7 @@ mod tests {
         let group = group(GroupState::Active);
         let tenant = placement_of("t", &group);
         let mut store = Store(MemoryState::default());
-        let made = Transaction::new("made", 1)
-            .put_json(keyspace::group(group.id), &group)
-            .put_json(keyspace::group_key(&group.key), &group.id);
+        let made = Transaction::new("made", 1).put_json(keyspace::group(group.id), &group);
         let at = store.run(&made).unwrap();
         let placing = |at, id| {
             let of = (&group, at);
@@ -219,12 +267,51 @@ mod tests {
             groups: [(closing.id, closing.clone())].into(),
             ..ClusterState::default()
         };
-        assert_eq!(to_forget(&state), []);
+        let none = BTreeSet::new();
+        assert_eq!(to_forget(&state, &none), []);
         closing.left.insert(NodeId::new(1));
         state.groups.insert(closing.id, closing.clone());
-        assert_eq!(to_forget(&state), []);
+        assert_eq!(to_forget(&state, &none), []);
         state.nodes.remove(&NodeId::new(2));
-        assert_eq!(to_forget(&state), [closing.id]);
+        assert_eq!(to_forget(&state, &none), [closing.id]);
+        let counted = [closing.id].into();
+        assert_eq!(to_forget(&state, &counted), [], "it has tenants");
+        assert_eq!(given_up(&state, &counted), counted);
+    }
+
+    #[test]
+    fn the_tenants_of_a_group_that_is_given_up_go_before_its_record() {
+        let group = group(GroupState::Closing);
+        let tenant = placement_of("t", &group);
+        let mut store = Store(MemoryState::default());
+        let made = Transaction::new("made", 1)
+            .put_json(keyspace::group(group.id), &group)
+            .put_json(keyspace::tenant(&tenant.tenant), &tenant)
+            .put_json(keyspace::deletion(&tenant.tenant), &tenant.version)
+            .add(keyspace::refs(group.id), 1);
+        let at = store.run(&made).unwrap();
+        assert_eq!(store.run(&forget(&group, at, "early", 1)), None);
+        let old = [(tenant.clone(), at)];
+        assert!(store.run(&abandon(&old, "a", 1)).is_some());
+        assert_eq!(store.run(&abandon(&old, "b", 1)), None, "it is gone");
+        // Its name is free, and its versions go on (I4).
+        let found = Found {
+            retired: Some((tenant.version, store.last())),
+            ..Found::default()
+        };
+        let new = GroupRecord {
+            id: GroupId::new(2),
+            state: GroupState::Active,
+            ..group.clone()
+        };
+        let made = Transaction::new("new", 1).put_json(keyspace::group(new.id), &new);
+        let new_at = store.run(&made).unwrap();
+        let of = (&new, new_at);
+        let (placed, again) =
+            place(&found, &tenant.tenant, of, &tenant.properties, ("p", 1)).unwrap();
+        assert_eq!(placed.placement.version, tenant.version.next());
+        assert!(store.run(&again).is_some());
+        assert!(store.run(&forget(&group, at, "f", 1)).is_some());
     }
 
     #[test]

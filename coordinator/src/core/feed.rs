@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use maia_common::ids::GroupId;
-use maia_common::placement::PlacementState;
+use maia_common::placement::{GroupRecord, PlacementState};
 use maia_common::topology::{Leader, Region};
 use maia_common::wire::feed as wire;
 use maia_common::wire::record::MetaChange;
@@ -117,10 +117,18 @@ fn group_message(state: &ClusterState, group: GroupId) -> Option<wire::Group> {
     Some(wire::Group {
         group: group.get(),
         home_region: record.key.home_region.to_string(),
-        regions: record.key.regions().map(ToString::to_string).collect(),
+        regions: holders(record),
         mode: record.key.mode.to_string(),
         leader: state.leaders.get(&group).map(leader_message),
     })
+}
+
+/// The regions where data is, home first if it is there: a member that leaves may lead until it has
+/// left, one that has left has nothing any more.
+fn holders(record: &GroupRecord) -> Vec<String> {
+    let members = record.members.iter();
+    let holding = members.filter(|m| !record.left.contains(&m.node));
+    holding.map(|m| m.region.to_string()).collect()
 }
 
 fn leader_message(leader: &Leader) -> wire::Leader {
@@ -246,6 +254,29 @@ mod tests {
         let message = tenant_message(plain.as_bytes()).unwrap();
         assert!(!message.holding && message.write_routing.is_empty());
         assert_eq!(tenant_message(b"{}"), None);
+    }
+
+    #[test]
+    fn only_regions_that_hold_data_are_told() {
+        let record = |left: &str| {
+            let members: Vec<String> = [(2, "b"), (1, "a"), (3, "c")]
+                .map(|(node, region)| {
+                    format!(r#"{{"node":{node},"region":"{region}","role":"voter"}}"#)
+                })
+                .to_vec();
+            format!(
+                r#"{{"id":7,"key":{{"home_region":"b","replicas":["a","c"],"mode":"replicated",
+                "shard":0}},"state":"active","members":[{}],"leaving":[2],"left":[{left}]}}"#,
+                members.join(",")
+            )
+        };
+        let mut state = ClusterState::default();
+        let key = "group/00000000000000000007";
+        let whole = translate(&mut state, &change(1, key, Some(&record(""))));
+        assert_eq!(whole.groups[0].regions, ["b", "a", "c"], "it may lead yet");
+        let rest = translate(&mut state, &change(2, key, Some(&record("2"))));
+        assert_eq!(rest.groups[0].regions, ["a", "c"]);
+        assert_eq!(rest.groups[0].home_region, "b");
     }
 
     #[test]

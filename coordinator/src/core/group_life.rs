@@ -13,6 +13,7 @@
 //!               where it should not
 //! x is leaving  leads, x is a member           SetVoters    to those that stay, while most of them answer
 //! x is leaving  leads, x is out, committed     Confirm      leaving → left
+//! x has no vote  leads, x is no member yet      AddLearner
 //! it has left   may have data                  Leave        deletes it, keeps a tombstone
 //! closing       may have data                  Leave, then Depart: it has left
 //! ```
@@ -98,6 +99,8 @@ pub enum Command {
     Transfer(GroupId, NodeId),
     /// Take members out of Raft's membership: those that are not named.
     SetVoters(GroupId, BTreeSet<NodeId>),
+    /// Have a member without a vote follow.
+    AddLearner(GroupId, NodeId),
     /// Take members without a vote out of it.
     DropLearners(GroupId, BTreeSet<NodeId>),
     /// Note in the record that these are out.
@@ -151,7 +154,8 @@ pub fn next(
         if term > announced {
             commands.push(Command::Announce(group, term));
         }
-        match departure(record, &local.members) {
+        let change = departure(record, &local.members);
+        match change.or_else(|| comer(record, &local.members)) {
             Some(command) => commands.push(command),
             None => {
                 let to = homecoming::target(node, record, local, moves, cluster);
@@ -180,6 +184,20 @@ fn departure(record: &GroupRecord, members: &Members) -> Option<Command> {
     }
     let out = members.settled && !members.voters.is_empty();
     out.then(|| Command::Confirm(group, record.leaving.clone()))
+}
+
+/// The next member without a vote that does not follow yet. A group begins with its voters alone.
+fn comer(record: &GroupRecord, members: &Members) -> Option<Command> {
+    if members.is_joint || members.voters.is_empty() {
+        return None;
+    }
+    let mut comers = record.staying().filter(|m| {
+        let is_in = members.learners.contains(&m.node) || members.voters.contains(&m.node);
+        m.role == MemberRole::Learner && !is_in
+    });
+    comers
+        .next()
+        .map(|m| Command::AddLearner(record.id, m.node))
 }
 
 /// The members with which the group begins, whoever of them is to leave again.
@@ -388,6 +406,48 @@ mod tests {
             None,
             "somebody has to stay"
         );
+    }
+
+    #[test]
+    fn members_without_a_vote_are_added_once_one_after_the_other() {
+        let mut six = record(GroupState::Active);
+        let region = |name: &str| RegionName::new(name).unwrap();
+        six.members
+            .extend([(3, "c"), (4, "d")].map(|(id, name)| Member {
+                node: NodeId::new(id),
+                region: region(name),
+                role: MemberRole::Learner,
+            }));
+        let ask = |record: &GroupRecord, learners: &[u64]| {
+            let members = Members {
+                voters: ids(&[1, 2]),
+                learners: ids(learners),
+                settled: true,
+                ..Members::default()
+            };
+            let local = Local {
+                members,
+                ..local(
+                    Some(Instance {
+                        is_blank: false,
+                        leads_at: Some(Term::new(4)),
+                    }),
+                    0,
+                )
+            };
+            let cluster = ClusterState {
+                announced: [(GROUP, Term::new(4))].into(),
+                ..ClusterState::default()
+            };
+            next(NodeId::new(2), record, &local, MOVES, &cluster)
+        };
+        let add = |id| vec![Command::AddLearner(GROUP, NodeId::new(id))];
+        assert_eq!(ask(&six, &[]), add(3));
+        assert_eq!(ask(&six, &[3]), add(4));
+        assert_eq!(ask(&six, &[3, 4]), []);
+        six.left = ids(&[4]);
+        assert_eq!(ask(&six, &[3]), [], "who left does not come back");
+        assert_eq!(comer(&six, &Members::default()), None, "nothing is known");
     }
 
     #[test]

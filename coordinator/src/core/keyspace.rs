@@ -7,8 +7,7 @@
 //! | `regions` | how many regions were added after the first ones; each addition compares it |
 //! | `node/ID` | `Node` |
 //! | `group/ID` | `GroupRecord` |
-//! | `groupkey/KEY` | the id of the group with that key |
-//! | `groups` | the last group id that was given out |
+//! | `groups` | the last group id that was given out; each new group compares it, so that of two with one key only the first is made |
 //! | `leader/ID` | `Leader`: the announcement of a group's leader |
 //! | `tenant/NAME` | `Placement` |
 //! | `retired/NAME` | the last version of a tenant's placement that was deleted |
@@ -19,7 +18,6 @@
 //! | `event/REVISION` | an event |
 
 use maia_common::ids::{GroupId, NodeId, ProxyId, RegionName, TenantId};
-use maia_common::placement::GroupKey;
 
 /// Prefix of all tenants.
 pub const TENANTS: &str = "tenant/";
@@ -93,12 +91,6 @@ pub fn node(node: NodeId) -> String {
 #[must_use]
 pub fn group(group: GroupId) -> String {
     format!("{GROUPS}{:020}", group.get())
-}
-
-/// The id of the group with this key.
-#[must_use]
-pub fn group_key(key: &GroupKey) -> String {
-    format!("groupkey/{key}")
 }
 
 /// The announcement of a group's leader.

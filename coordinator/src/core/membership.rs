@@ -41,6 +41,8 @@ pub struct Root {
     pub members: BTreeMap<NodeId, MemberView>,
     /// Between the two steps of a change of voters.
     pub is_joint: bool,
+    /// This membership is committed.
+    pub settled: bool,
 }
 
 /// Something for the controller to do.
@@ -66,6 +68,10 @@ pub fn has_majority(voters: &BTreeSet<NodeId>, answering: &BTreeSet<NodeId>) -> 
 #[must_use]
 pub fn next(state: &ClusterState, root: &Root) -> Vec<Command> {
     let mut commands: Vec<Command> = change(state, root).into_iter().collect();
+    // A membership that is not committed may yet be taken back, and who was retired voted for ever.
+    if !root.settled || root.is_joint {
+        return commands;
+    }
     let removing = state
         .nodes
         .values()

@@ -78,7 +78,8 @@ pub enum NodeRefusal {
     /// It has the only copy of a group's data.
     #[error(
         "the node holds the only copy of group {0}: remove the tenants of that group first, or move \
-         them; a group without tenants goes by itself after a while"
+         them; a group without tenants goes by itself after a while; accept_data_loss=true gives up \
+         the group's tenants with their data"
     )]
     OnlyCopy(GroupId),
 }
@@ -186,6 +187,17 @@ pub struct Removal {
     pub metastore_voters_left: usize,
     /// The groups that go on without it.
     pub groups: Vec<GroupLoss>,
+    /// The groups of which it has the only copy: they go, with their tenants.
+    pub lost: Vec<LostGroup>,
+}
+
+/// A group that is given up with the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LostGroup {
+    /// The group.
+    pub group: GroupId,
+    /// How many tenants it has now.
+    pub tenants: u64,
 }
 
 /// A group that goes on without the node.
@@ -200,7 +212,8 @@ pub struct GroupLoss {
 }
 
 /// What removing the node does, when it may be done. `root` are the voters of group 0, `answering`
-/// the nodes that answer now.
+/// the nodes that answer now. `given_up`: how many tenants the groups have, when those that it has the
+/// only copy of may be lost; none: they may not.
 ///
 /// # Errors
 /// [`NodeRefusal`].
@@ -209,13 +222,21 @@ pub fn plan_removal(
     root: &BTreeSet<NodeId>,
     answering: &BTreeSet<NodeId>,
     node: NodeId,
+    given_up: Option<&BTreeMap<GroupId, u64>>,
 ) -> Result<Removal, NodeRefusal> {
     let record = state.nodes.get(&node).ok_or(NodeRefusal::Unknown(node))?;
     let left = check_majority("the metastore", root, answering, node)?;
     let open = state.groups.values().filter(|group| {
         group.state != GroupState::Closing && group.staying().any(|m| m.node == node)
     });
-    let groups = open.map(|group| loss(group, answering, node));
+    let (lost, go_on): (Vec<_>, Vec<_>) =
+        open.partition(|group| given_up.is_some() && group.staying().all(|m| m.node == node));
+    let groups = go_on.into_iter().map(|group| loss(group, answering, node));
+    let tenants = |group| given_up.and_then(|counts| counts.get(&group)).copied();
+    let lost = lost.into_iter().map(|group| LostGroup {
+        group: group.id,
+        tenants: tenants(group.id).unwrap_or_default(),
+    });
     Ok(Removal {
         node,
         region: record.region.clone(),
@@ -223,6 +244,7 @@ pub fn plan_removal(
         metastore_voters: root.len(),
         metastore_voters_left: left,
         groups: groups.collect::<Result<_, _>>()?,
+        lost: lost.collect(),
     })
 }
 
@@ -313,11 +335,19 @@ pub fn begin_removal(
         .put_json(keyspace::LAST_GROUP, &last)
         .event(&event("node_removing", node, now_unix_us));
     for (group, (record, revision)) in &seen.groups {
-        if !plan.groups.iter().any(|loss| loss.group == *group) {
+        let mut record = record.clone();
+        if plan.lost.iter().any(|lost| lost.group == *group) {
+            // Nobody can delete the tenants' data first: they go with the group (`collection`).
+            record.state = GroupState::Closing;
+            transaction = transaction.event(&Event {
+                group: Some(*group),
+                ..event("group_given_up", node, now_unix_us)
+            });
+        } else if plan.groups.iter().any(|loss| loss.group == *group) {
+            record.leaving.insert(node.id);
+        } else {
             continue;
         }
-        let mut record = record.clone();
-        record.leaving.insert(node.id);
         transaction = transaction
             .when(keyspace::group(*group), Precondition::At(*revision))
             .put_json(keyspace::group(*group), &record);

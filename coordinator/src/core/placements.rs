@@ -68,6 +68,9 @@ pub enum PlanError {
          POST /admin/tenants/{{id}}/migrate"
     )]
     NeedsMigration(GroupId),
+    /// The tenant's group was given up with its only copy.
+    #[error("group {0} was given up with the tenant's data: its placement is about to go")]
+    GivenUp(GroupId),
     /// The tenant is being deleted.
     #[error("the tenant is being deleted: DELETE it again to see that through")]
     Deleting,
@@ -82,6 +85,7 @@ impl PlanError {
             PlanError::NoNode(_)
             | PlanError::Spec(_)
             | PlanError::NeedsMigration(_)
+            | PlanError::GivenUp(_)
             | PlanError::Deleting => ErrorCode::PlacementConflict,
         }
     }
@@ -105,7 +109,8 @@ pub struct Event {
     pub detail: String,
 }
 
-/// The transaction that makes a group: its first members never change afterwards.
+/// The transaction that makes a group: its first members never change afterwards. The caller has seen
+/// no group of this key that takes tenants, in a state that has all groups up to `last`.
 ///
 /// # Errors
 /// [`PlanError`] when there is no room for one more, or a region has no node.
@@ -156,9 +161,7 @@ pub fn create_group(
     };
     let transaction = Transaction::new(id, now_unix_us)
         .when(keyspace::LAST_GROUP, at_last)
-        .when(keyspace::group_key(key), Precondition::Absent)
         .put_json(keyspace::LAST_GROUP, &group)
-        .put_json(keyspace::group_key(key), &group)
         .put_json(keyspace::group(group), &record)
         .event(&event);
     Ok((transaction, record))
@@ -186,13 +189,16 @@ pub fn activate_group(
 ///
 /// # Errors
 /// [`PlanError::Spec`]; [`PlanError::NeedsMigration`] when the tenant lives in another group than
-/// it is asked to.
+/// it is asked to; [`PlanError::GivenUp`] when that group is being given up.
 pub fn resolve(
     spec: &PlacementSpec,
     present: Option<GroupId>,
     state: &ClusterState,
 ) -> Result<(GroupKey, TenantProperties), PlanError> {
     let here = present.and_then(|group| state.groups.get(&group));
+    if let Some(here) = here.filter(|here| here.state == GroupState::Closing) {
+        return Err(PlanError::GivenUp(here.id));
+    }
     let (key, properties) = spec.resolve(state, here.map(|group| &group.key))?;
     match present {
         Some(group) if here.is_none_or(|here| here.key != key) => {

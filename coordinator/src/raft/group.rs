@@ -125,6 +125,13 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl GroupStatus {
+    /// Whether the node's copy is part of the group's data: it has a vote, or has followed the group
+    /// up to where it was made a member. False for an instance that nobody has told of the group yet.
+    #[must_use]
+    pub fn has_copy(&self, node: NodeId) -> bool {
+        self.voters.contains(&node) || (self.learners.contains(&node) && self.members_settled)
+    }
+
     /// Whether nobody can be leading now: no leader is known, or it has been silent for longer than
     /// `patience`, or it is this node and no quorum has answered it for as long.
     #[must_use]

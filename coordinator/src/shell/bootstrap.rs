@@ -8,13 +8,16 @@
 //!     one knows another disk of this id ─▶ fail: "a wiped disk is a new node"
 //!     one knows that the id was removed ─▶ fail: an id is never used twice
 //!     one has a record without a disk   ─▶ claim it for this disk; the controller adds the node then
-//!     one is initialized already        ─▶ wait for group 0 to reach here
+//!     it was not told to make a cluster ─▶ fail: a disk that is blank is one that was lost
 //!     all answer, none is initialized   ─▶ initialize group 0 (all do; the same members)
 //! then: register regions and this node in the metastore; ready
 //! ```
 //! A disk is noted in the node's record before it holds or promises anything, so that of two disks
 //! under one new id one is refused.
-//! All must answer, not a majority: the one that does not might be the one that remembers.
+//! All must answer, not a majority: the one that does not might be the one that remembers. And even
+//! all of them may have forgotten, or have been replaced since: so a cluster is made only by processes
+//! that were started with `--make-cluster`, until their disks have joined; of those one that comes
+//! late, when group 0 runs already, waits for it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,6 +53,8 @@ pub struct Joining {
     pub peers: Arc<Peers>,
     /// Tells when the node is ready, or failed.
     pub latches: Latches,
+    /// Whether a blank disk may make a new cluster.
+    pub make_cluster: bool,
 }
 
 /// What the first members say.
@@ -114,6 +119,11 @@ impl Joining {
         }
         if !first.contains(&self.identity.node) {
             return Err("waiting to be added to the cluster: maiactl node add".into());
+        }
+        if !self.make_cluster && !self.identity.joined {
+            let reason = blank_disk(self.identity.node, &first);
+            self.latches.fail(reason.clone());
+            return Err(reason);
         }
         if heard.initialized {
             self.start_root().await?;
@@ -262,6 +272,10 @@ impl Joining {
             node.rpc_addr = configured.rpc_addr.clone();
             node.api_url = configured.api_url.clone();
         }
+        // Of a first member that died before it registered an operator may have written the record.
+        if node.disk_id.is_empty() {
+            node.disk_id.clone_from(&self.identity.disk_id);
+        }
         if node.state == NodeState::Joining {
             node.state = NodeState::Active;
         }
@@ -273,7 +287,7 @@ impl Joining {
         let stored = metastore::get::<Node>(&*self.store, &key).map_err(|e| e.to_string())?;
         let node = self.record(stored.as_ref().map(|stored| &stored.value));
         let unchanged = match &stored {
-            Some(stored) if stored.value.disk_id != self.identity.disk_id => {
+            Some(_) if node.disk_id != self.identity.disk_id => {
                 let reason = format!(
                     "node id {} is registered with another disk",
                     self.identity.node
@@ -301,4 +315,15 @@ impl Joining {
             Outcome::Conflict(_) => Err("registered by another process meanwhile".into()),
         }
     }
+}
+
+/// Why a blank disk of a first member takes no part.
+fn blank_disk(node: NodeId, first: &[NodeId]) -> String {
+    let first: Vec<String> = first.iter().map(ToString::to_string).collect();
+    format!(
+        "this disk is blank, and nobody of the first members ({}) that answers knows node {node} as \
+         a new one: a wiped disk is a new node, give it an id that was never used; to make a new \
+         cluster, start all first members with --make-cluster",
+        first.join(", ")
+    )
 }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use maia_common::ids::{GroupId, NodeId};
 use maia_common::limits;
-use maia_common::placement::GroupRecord;
+use maia_common::placement::{GroupRecord, Placement};
+use maia_common::position::Revision;
 use maia_common::topology::Node;
 use serde::Deserialize;
 
@@ -21,7 +22,7 @@ use crate::core::membership::{self, Command, MemberView, Root};
 use crate::core::metastore::Transaction;
 use crate::core::{collection, keyspace, nodes};
 use crate::metastore::{self, Metastore, MetastoreError};
-use crate::raft::{Engine, GroupStatus, Role};
+use crate::raft::{Engine, GroupStatus, Role, StateError};
 
 const ROOT: GroupId = GroupId::METASTORE;
 /// How often to look when nothing happens.
@@ -38,6 +39,9 @@ const LEARNER_MAX_LAG: u64 = 128;
 const DISTRUST_FOR: Duration = Duration::from_secs(600);
 /// Tenants read at once when a count is checked.
 const CHECK_PAGE: usize = 4096;
+/// Placements that end at once when their group was given up, and pages read for that at one look.
+const ABANDON_BATCH: usize = 500;
+const ABANDON_PAGES: usize = 16;
 
 /// What the controller stands on.
 pub struct Controller {
@@ -52,6 +56,8 @@ pub struct Controller {
     looked_at: Option<Instant>,
     empty_since: BTreeMap<GroupId, Instant>,
     distrusted: BTreeMap<GroupId, Instant>,
+    /// Where the look for tenants of groups that were given up goes on.
+    abandoned_up_to: Option<String>,
 }
 
 /// Whether this node leads group 0 with a living lease.
@@ -82,6 +88,7 @@ impl Controller {
             looked_at: None,
             empty_since: BTreeMap::new(),
             distrusted: BTreeMap::new(),
+            abandoned_up_to: None,
         }
     }
 
@@ -150,6 +157,7 @@ impl Controller {
         Root {
             members: learners.chain(voters).collect(),
             is_joint: root.is_joint,
+            settled: root.members_settled,
         }
     }
 
@@ -183,7 +191,12 @@ impl Controller {
 
     async fn collect(&mut self, state: &ClusterState) -> Result<(), MetastoreError> {
         let now = Instant::now();
-        let empty = collection::empty(state, &self.counted()?);
+        let counted = self.counted()?;
+        let given_up = collection::given_up(state, &counted);
+        if !given_up.is_empty() {
+            self.abandon(given_up).await?;
+        }
+        let empty = collection::empty(state, &counted);
         self.empty_since.retain(|group, _| empty.contains(group));
         for group in empty {
             self.empty_since.entry(group).or_insert(now);
@@ -196,7 +209,7 @@ impl Controller {
         if !close.is_empty() {
             self.close(close).await?;
         }
-        for group in collection::to_forget(state) {
+        for group in collection::to_forget(state, &counted) {
             if let Some(stored) = self.record(group)? {
                 let id = transaction_id("forget", &group);
                 let plan = collection::forget(&stored.value, stored.revision, &id, unix_us());
@@ -204,6 +217,24 @@ impl Controller {
             }
         }
         Ok(())
+    }
+
+    /// Ends a batch of the placements in groups that were given up.
+    async fn abandon(&mut self, groups: BTreeSet<GroupId>) -> Result<(), MetastoreError> {
+        let (store, after) = (Arc::clone(&self.store), self.abandoned_up_to.take());
+        let look = tokio::task::spawn_blocking(move || tenants_of(&*store, &groups, after)).await;
+        let (tenants, next) = look.map_err(|error| MetastoreError::State(error.to_string()))??;
+        self.abandoned_up_to = next;
+        if tenants.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(
+            tenants = tenants.len(),
+            "placements go with their group's only copy"
+        );
+        let id = transaction_id("abandon", &tenants.len());
+        self.commit(collection::abandon(&tenants, &id, unix_us()))
+            .await
     }
 
     fn record(
@@ -252,6 +283,36 @@ impl Controller {
     }
 }
 
+/// Placements in these groups, a batch of them, after the tenant with this key; and where to go on,
+/// none: from the beginning. Reads a bounded number of tenants.
+fn tenants_of(
+    store: &dyn Metastore,
+    groups: &BTreeSet<GroupId>,
+    mut after: Option<String>,
+) -> Result<(Vec<(Placement, Revision)>, Option<String>), MetastoreError> {
+    let mut found = Vec::new();
+    store.read(&mut |view| {
+        for _ in 0..ABANDON_PAGES {
+            let rows = metastore::range(view, keyspace::TENANTS, after.as_deref(), CHECK_PAGE)?;
+            if rows.is_empty() {
+                after = None;
+                return Ok(());
+            }
+            for (key, row) in rows {
+                let placement = serde_json::from_slice::<Placement>(&row.value).ok();
+                let placement = placement.filter(|p| groups.contains(&p.group));
+                found.extend(placement.map(|placement| (placement, row.revision)));
+                after = Some(key);
+                if found.len() == ABANDON_BATCH {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    })?;
+    Ok((found, after))
+}
+
 /// The groups that a placement names now. Reads all tenants, at one moment.
 fn named_groups(store: &dyn Metastore) -> Result<BTreeSet<GroupId>, MetastoreError> {
     #[derive(Deserialize)]
@@ -263,9 +324,13 @@ fn named_groups(store: &dyn Metastore) -> Result<BTreeSet<GroupId>, MetastoreErr
         let mut after: Option<String> = None;
         loop {
             let rows = metastore::range(view, keyspace::TENANTS, after.as_deref(), CHECK_PAGE)?;
-            for (_, row) in &rows {
-                let home = serde_json::from_slice::<Home>(&row.value);
-                named.extend(home.map(|home| home.group));
+            for (key, row) in &rows {
+                // What can't be read may name any group: nobody's data is risked for a slot.
+                let home =
+                    serde_json::from_slice::<Home>(&row.value).map_err(|error| StateError {
+                        reason: format!("the placement `{key}`: {error}"),
+                    })?;
+                named.insert(home.group);
             }
             match rows.into_iter().last() {
                 Some((last, _)) => after = Some(last),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use maia_common::ids::{GroupId, NodeId, RegionName};
-use maia_common::placement::{GroupRecord, GroupState};
+use maia_common::placement::{GroupRecord, GroupState, Member, MemberRole};
 use maia_common::position::Term;
 use maia_common::runtime::Tasks;
 use maia_common::topology::Leader;
@@ -229,13 +229,14 @@ impl GroupLoop {
         }
     }
 
-    /// On the group's leader, while somebody leaves: who the members are.
+    /// On the group's leader, while somebody may come or leave: who the members are.
     fn members(&self, record: &GroupRecord) -> Members {
         let status = self.hands.engine.status(record.id);
         let Some(status) = status.filter(|s| s.role == Role::Leader) else {
             return Members::default();
         };
-        if record.leaving.is_empty() {
+        let learns = |m: &Member| m.role == MemberRole::Learner;
+        if record.leaving.is_empty() && !record.staying().any(learns) {
             return Members::default();
         }
         let answers = |ms: Option<u64>| ms.is_some_and(|ms| ms < WELL_WITHIN_MS);
@@ -314,6 +315,10 @@ impl Hands {
             Command::SetVoters(group, voters) => {
                 tracing::info!(%group, ?voters, "taking members out");
                 engine.change_voters(*group, voters.clone()).await
+            }
+            Command::AddLearner(group, node) => {
+                tracing::info!(%group, %node, "adding a member without a vote");
+                engine.add_learner(*group, *node).await
             }
             Command::DropLearners(group, nodes) => {
                 engine.remove_learners(*group, nodes.clone()).await

@@ -31,6 +31,7 @@ use super::data::{DataParts, DataService};
 use super::deletions::Deletions;
 use super::groups::{GroupLoop, GroupParts};
 use super::identity::{self, FolderLock, Identity, IdentityError};
+use super::members_only::MembersOnly;
 use super::nodes::Nodes;
 use super::peer_service::PeerService;
 use super::peers::{Directory, Peers};
@@ -97,6 +98,14 @@ struct Parts {
     hub: Arc<Hub>,
     clock: Arc<Clock>,
     tasks: Tasks,
+    /// Turns true when this node is known to be removed from the cluster.
+    removed: watch::Sender<bool>,
+}
+
+/// How a process starts, beside what its configuration says.
+struct Beginning {
+    identity: Identity,
+    make_cluster: bool,
 }
 
 async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, StartError> {
@@ -107,15 +116,16 @@ async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, StartError
 
 impl Node {
     /// Starts everything; returns as soon as it listens. Readiness comes later: see `/readyz`.
+    /// `make_cluster`: a blank disk may make a new cluster.
     ///
     /// # Errors
     /// [`StartError`]; nothing keeps running then.
-    pub async fn start(config: Config) -> Result<Node, StartError> {
+    pub async fn start(config: Config, make_cluster: bool) -> Result<Node, StartError> {
         let key = ClusterKey::from_file(&config.cluster_key_file)?;
         let (lock, identity) = identity::take(&config.dir, config.node.id)?;
         let rpc = listen(config.listen.rpc).await?;
         let http = listen(config.listen.api).await?;
-        let parts = Parts::open(&config, &key)?;
+        let parts = Parts::open(&config, &key, identity.removed)?;
         if identity.joined && !identity.removed {
             parts.engine.start_group(GroupId::METASTORE).await?;
         }
@@ -146,7 +156,11 @@ impl Node {
         parts.serve_rpc(&key, rpc, peer, feed);
         let api = parts.api(&config, &identity, data, placements);
         parts.serve_api(api.clone(), http);
-        parts.take_part(config, identity, &api);
+        let beginning = Beginning {
+            identity,
+            make_cluster,
+        };
+        parts.take_part(config, beginning, &api);
         Ok(Node {
             engine: parts.engine,
             tasks: parts.tasks,
@@ -172,7 +186,7 @@ impl Node {
 }
 
 impl Parts {
-    fn open(config: &Config, key: &ClusterKey) -> Result<Parts, StartError> {
+    fn open(config: &Config, key: &ClusterKey, removed: bool) -> Result<Parts, StartError> {
         let tasks = Tasks::new();
         let directory = Arc::new(Directory::new(key.interceptor()));
         for node in &config.bootstrap.nodes {
@@ -212,6 +226,7 @@ impl Parts {
             hub,
             clock,
             tasks,
+            removed: watch::Sender::new(removed),
         })
     }
 
@@ -253,6 +268,7 @@ impl Parts {
         feed: FeedService,
     ) {
         let check = key.interceptor().check();
+        let of_members = MembersOnly::new(check.clone(), self.removed.subscribe());
         let server = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
             .http2_keepalive_timeout(Some(Duration::from_secs(5)))
@@ -260,10 +276,7 @@ impl Parts {
                 raft_service(self.engine.inbound()),
                 check.clone(),
             ))
-            .add_service(InterceptedService::new(
-                PeerServer::new(peer),
-                check.clone(),
-            ))
+            .add_service(InterceptedService::new(PeerServer::new(peer), of_members))
             .add_service(InterceptedService::new(FeedServer::new(feed), check));
         let stop = self.tasks.stop().clone();
         self.tasks
@@ -286,9 +299,9 @@ impl Parts {
 
     /// Starts the loops that take part in the cluster; they end, or never begin, when the node has
     /// been removed from it.
-    fn take_part(&self, config: Config, identity: Identity, api: &Api) {
+    fn take_part(&self, config: Config, beginning: Beginning, api: &Api) {
         let silence = config.election().timeout_max * 2;
-        let removed = watch::Sender::new(identity.removed);
+        let (identity, removed) = (beginning.identity, self.removed.clone());
         let standing = Standing {
             dir: config.dir.clone(),
             identity: identity.clone(),
@@ -328,6 +341,7 @@ impl Parts {
             store: self.store(),
             peers: Arc::clone(&self.peers),
             latches: api.latches.clone(),
+            make_cluster: beginning.make_cluster,
         };
         let mut removed = removed.subscribe();
         self.tasks.spawn_until_stop("join", async move {

@@ -2,12 +2,13 @@
 //! plans anew when the world changed between plan and commit. Any coordinator can do it; what follows
 //! is the controller's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, NodeId};
+use maia_common::limits;
 use maia_common::placement::GroupRecord;
 use maia_common::topology::{Node, NodeState};
 use serde::Serialize;
@@ -18,7 +19,7 @@ use super::peers::Peers;
 use super::placements::Refusal;
 use crate::core::nodes::{self, NewNode, NodeRefusal, Removal, Seen};
 use crate::core::{cluster_state::ClusterState, keyspace};
-use crate::metastore::{self, Metastore, Outcome, Versioned};
+use crate::metastore::{self, Metastore, MetastoreError, Outcome, Versioned};
 use crate::raft::Engine;
 
 /// How often a plan is made anew before the caller is told that the world is too busy.
@@ -36,6 +37,15 @@ pub struct NodeView {
     pub metastore: &'static str,
     /// Placement groups that have it as a member.
     pub groups: Vec<GroupId>,
+}
+
+/// How to take a node out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HowToRemove {
+    /// Only to say what it would do.
+    pub dry_run: bool,
+    /// Groups of which it has the only copy are given up, with their tenants.
+    pub accept_data_loss: bool,
 }
 
 /// What came of a removal.
@@ -125,14 +135,14 @@ impl Nodes {
         Err(too_busy())
     }
 
-    /// Takes a node out of the cluster: begins it, unless `dry_run`.
+    /// Takes a node out of the cluster: begins it, unless that is a dry run.
     ///
     /// # Errors
     /// [`Refusal`]; `data_loss_refused` when what stays could not go on.
     pub async fn remove(
         &self,
         node: NodeId,
-        dry_run: bool,
+        how: HowToRemove,
         deadline: Instant,
     ) -> Result<Removed, Refusal> {
         for _ in 0..MAX_PLANS {
@@ -155,8 +165,9 @@ impl Nodes {
             let Some(seen) = self.seen(&stored, &state)? else {
                 continue;
             };
-            let plan = nodes::plan_removal(&state, &voters, &answering, node)?;
-            if dry_run {
+            let counts = how.accept_data_loss.then(|| self.counts()).transpose()?;
+            let plan = nodes::plan_removal(&state, &voters, &answering, node, counts.as_ref())?;
+            if how.dry_run {
                 return Ok(Removed::Going(plan));
             }
             let id = transaction_id("node-remove", node);
@@ -166,6 +177,23 @@ impl Nodes {
             }
         }
         Err(too_busy())
+    }
+
+    /// How many tenants each group has.
+    fn counts(&self) -> Result<BTreeMap<GroupId, u64>, Refusal> {
+        let mut counts = BTreeMap::new();
+        let read = self.store.read(&mut |view| {
+            for (key, row) in metastore::range(view, keyspace::REFS, None, limits::MAX_GROUPS)? {
+                let id = key.strip_prefix(keyspace::REFS).map(str::parse::<u64>);
+                let count = serde_json::from_slice::<u64>(&row.value);
+                if let (Some(Ok(id)), Ok(count)) = (id, count) {
+                    counts.insert(GroupId::new(id), count);
+                }
+            }
+            Ok(())
+        });
+        read.map_err(MetastoreError::from)?;
+        Ok(counts)
     }
 
     /// The revisions of what the plan rests on; none while the store is ahead of the picture in

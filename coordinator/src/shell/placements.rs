@@ -151,7 +151,10 @@ impl Placements {
             }
             let found = self.find(&request.tenant)?;
             let (key, properties) = self.check(request, &found)?;
-            let group = self.open_group(&key, deadline).await?;
+            let present = found.placement.as_ref().map(|(present, _)| present.group);
+            let Some(group) = self.home(&key, present, deadline).await? else {
+                continue;
+            };
             let (placed, transaction) = plans::place(
                 &found,
                 &request.tenant,
@@ -192,7 +195,8 @@ impl Placements {
         let found = self.find(&request.tenant)?;
         let (key, properties) = self.check(request, &found)?;
         let cluster = self.cluster.state();
-        let known = cluster.group_with(&key).map(|group| group.id);
+        let present = found.placement.as_ref().map(|(present, _)| present.group);
+        let known = present.or_else(|| cluster.group_with(&key).map(|group| group.id));
         let group = match known {
             Some(group) => group,
             None => {
@@ -258,7 +262,9 @@ impl Placements {
             if present.value.state == PlacementState::Deleting {
                 begun = true;
                 let (group, revision) = (present.value.group, present.revision);
-                self.data.purge(tenant, group, revision, deadline).await?;
+                if !self.is_given_up(group) {
+                    self.data.purge(tenant, group, revision, deadline).await?;
+                }
                 let end = plans::end_removal(&present.value, revision, id.id(), unix_us());
                 let end = id.sign(end, &());
                 if let Outcome::Committed(_) = self.store.transact(end, deadline).await? {
@@ -278,6 +284,27 @@ impl Placements {
             self.store.transact(begin, deadline).await?;
         }
         Err(too_busy())
+    }
+
+    /// Whether the group's only copy is given up: nobody is left who could purge.
+    fn is_given_up(&self, group: GroupId) -> bool {
+        let cluster = self.cluster.state();
+        let group = cluster.groups.get(&group);
+        group.is_some_and(|group| group.state == GroupState::Closing)
+    }
+
+    /// The active group that the tenant lives in, or one for a new tenant; none when the world has
+    /// changed meanwhile. Who has data in a group stays there, although it may have lost a copy.
+    async fn home(
+        &self,
+        key: &GroupKey,
+        present: Option<GroupId>,
+        deadline: Instant,
+    ) -> Result<Option<Versioned<GroupRecord>>, Refusal> {
+        match present {
+            Some(group) => self.active(group, deadline).await,
+            None => self.open_group(key, deadline).await.map(Some),
+        }
     }
 
     /// The group with this key, made when there is none. It may still be without a leader.

@@ -21,6 +21,10 @@ const LOCK_POLL: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterFile {
     pub admin_token: String,
+    /// The cluster is being made: until all its processes were ready once, coordinators with blank
+    /// disks may make it. Afterwards a blank disk is one that was lost.
+    #[serde(default)]
+    pub making: bool,
     pub regions: Vec<RegionEntry>,
 }
 
@@ -207,6 +211,7 @@ mod tests {
         };
         ClusterFile {
             admin_token: "t".into(),
+            making: false,
             regions: vec![region],
         }
     }
@@ -227,6 +232,11 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         let json: serde_json::Value = serde_json::to_value(&cluster).unwrap();
         assert_eq!(json["regions"][0]["coordinator_id"], 1);
+        // A file from before there was such a field is that of a cluster that was made.
+        let mut old = json;
+        old.as_object_mut().unwrap().remove("making");
+        let old: ClusterFile = serde_json::from_value(old).unwrap();
+        assert!(!old.making);
     }
 
     #[test]

@@ -61,6 +61,7 @@ pub fn plan(dir: &Path, regions: &[RegionName], base: u16) -> anyhow::Result<Clu
     }
     Ok(ClusterFile {
         admin_token: secret()?,
+        making: true,
         regions: entries,
     })
 }

@@ -196,7 +196,7 @@ pub async fn restart(dir: &Path, id: &str, wait: bool) -> anyhow::Result<()> {
         let mut cluster = ClusterFile::read(&dir)?;
         let process = cluster.find(id)?;
         stop_each(std::slice::from_ref(&process)).await?; // another restart was quicker
-        let pid = process.start()?;
+        let pid = process.start(cluster.making)?;
         cluster.set_pid(&process, pid);
         cluster.write(&dir)?;
         (cluster, Process { pid, ..process })

@@ -84,11 +84,11 @@ impl State {
 
 impl Process {
     /// Starts it in a process group of its own (an interrupt of this command's terminal does not
-    /// reach it), with its output in its log; returns the pid.
+    /// reach it), with its output in its log; returns the pid. `making`: the cluster is being made.
     ///
     /// # Errors
     /// When the binary or the log can't be opened.
-    pub fn start(&self) -> anyhow::Result<u32> {
+    pub fn start(&self, making: bool) -> anyhow::Result<u32> {
         let binary = super::binary(self.role.binary())?;
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         let log = log.with_context(|| self.log.display().to_string())?;
@@ -98,6 +98,9 @@ impl Process {
             if name.as_encoded_bytes().starts_with(b"MAIA_") && name != "MAIA_LOG" {
                 command.env_remove(name);
             }
+        }
+        if making && self.role == Role::Coordinator {
+            command.arg("--make-cluster");
         }
         let mut child = command
             .arg("--config")

@@ -36,6 +36,19 @@ pub async fn up(dir: &Path, options: &Up) -> anyhow::Result<ClusterFile> {
         lifecycle::stop_each(&started).await?;
         return Err(error.context("the cluster did not come up; what was started is stopped again"));
     }
+    if cluster.making {
+        return made(&dir).await;
+    }
+    Ok(cluster)
+}
+
+/// Notes that the cluster is made: from now on a blank disk is one that was lost.
+async fn made(dir: &Path) -> anyhow::Result<ClusterFile> {
+    let _lock = file::lock(dir).await?;
+    // Another command may have changed it while the processes got ready.
+    let mut cluster = ClusterFile::read(dir)?;
+    cluster.making = false;
+    cluster.write(dir)?;
     Ok(cluster)
 }
 
@@ -150,7 +163,7 @@ fn start_missing(dir: &Path, cluster: &mut ClusterFile) -> anyhow::Result<Vec<Pr
         if process.state() != State::Gone {
             continue;
         }
-        match process.start() {
+        match process.start(cluster.making) {
             Ok(pid) => {
                 cluster.set_pid(&process, pid);
                 started.push(Process { pid, ..process });

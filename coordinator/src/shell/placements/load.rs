@@ -32,6 +32,8 @@ pub struct Loaded {
 
 /// A spec, and the group in which its tenant lives already.
 type Case<'a> = (&'a PlacementSpec, Option<GroupId>);
+/// A key, and the group of that key in which the tenants live already.
+type Slot = (GroupKey, Option<GroupId>);
 type Homes<'a> = BTreeMap<Case<'a>, Result<Home, Trouble>>;
 
 impl From<Refusal> for Trouble {
@@ -121,36 +123,48 @@ impl Placements {
                     resolved.map_err(|error| Trouble::from(Refusal::from(error)))
                 });
         }
-        let mut groups: BTreeMap<GroupKey, Result<GroupId, Trouble>> = BTreeMap::new();
-        for (key, _) in cases.values().flatten() {
-            if !groups.contains_key(key) {
-                groups.insert(key.clone(), self.recorded_or_trouble(key, deadline).await?);
+        // Of one key there may be a group that lost a copy and keeps its tenants, and one for new ones.
+        let mut groups: BTreeMap<Slot, Result<GroupId, Trouble>> = BTreeMap::new();
+        for ((_, present), resolved) in &cases {
+            let Ok((key, _)) = resolved else { continue };
+            let slot = (key.clone(), *present);
+            if groups.contains_key(&slot) {
+                continue;
             }
+            let group = match present {
+                Some(group) => Ok(*group),
+                None => self.recorded_or_trouble(key, deadline).await?,
+            };
+            groups.insert(slot, group);
         }
         let patience = deadline.min(Instant::now() + limits::LOAD_GROUP_PATIENCE);
-        let mut active: BTreeMap<GroupKey, Result<Versioned<GroupRecord>, Trouble>> =
-            BTreeMap::new();
-        for (key, group) in groups {
+        let mut active: BTreeMap<Slot, Result<Versioned<GroupRecord>, Trouble>> = BTreeMap::new();
+        for (slot, group) in groups {
             let group = match group {
                 Ok(group) => match self.active(group, patience).await {
                     Ok(Some(group)) => Ok(group),
                     // Closed a moment ago: another one takes its place.
-                    Ok(None) => self.open_group(&key, patience).await.map_err(Trouble::from),
+                    Ok(None) if slot.1.is_none() => {
+                        let other = self.open_group(&slot.0, patience).await;
+                        other.map_err(Trouble::from)
+                    }
+                    Ok(None) => Err(too_busy().into()),
                     Err(refusal) => Err(refusal.into()),
                 },
                 Err(trouble) => Err(trouble),
             };
-            active.insert(key, group);
+            active.insert(slot, group);
         }
-        let home = |resolved: Result<(GroupKey, _), Trouble>| {
+        let home = |present: Option<GroupId>, resolved: Result<(GroupKey, _), Trouble>| {
             let (key, properties) = resolved?;
-            let group = active[&key].as_ref().map_err(Clone::clone)?;
+            let group = active[&(key, present)].as_ref().map_err(Clone::clone)?;
             Ok(Home {
                 group: (group.value.id, group.revision),
                 properties,
             })
         };
-        Ok(cases.into_iter().map(|(case, r)| (case, home(r))).collect())
+        let cases = cases.into_iter();
+        Ok(cases.map(|(case, r)| (case, home(case.1, r))).collect())
     }
 
     /// The group with this key; what stands against it concerns its tenants alone.

@@ -104,6 +104,17 @@ pub struct Removal {
     metastore_voters_left: usize,
     /// The groups that go on without it.
     groups: Vec<GroupLoss>,
+    /// The groups of which it has the only copy: they go, with their tenants.
+    lost: Vec<LostGroup>,
+}
+
+/// A group that is given up with a coordinator.
+#[derive(ToSchema)]
+pub struct LostGroup {
+    /// The group.
+    group: u64,
+    /// How many tenants it has now.
+    tenants: u64,
 }
 
 /// That a coordinator is being taken out.
