@@ -26,7 +26,7 @@ fn decisions(criterion: &mut Criterion) {
             let id = BenchmarkId::new(class.as_str(), tenants);
             group.bench_function(id, |bencher| {
                 bencher.iter(|| {
-                    placements.route(names.next(), &facts, |decision, _| {
+                    placements.route(names.pick(), &facts, |decision, _| {
                         matches!(black_box(decision), Some(Decision::Redirect { .. }))
                     })
                 });

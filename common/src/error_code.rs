@@ -70,6 +70,8 @@ codes! {
     MigrationTargetUnavailable = "migration_target_unavailable", 409, true;
     /// The world changed since the plan was made.
     PlanChanged = "plan_changed", 409, false;
+    /// The node can't be added or removed as asked; the detail says why.
+    NodeConflict = "node_conflict", 409, false;
     /// The cluster has its cap of placement groups.
     TooManyGroups = "too_many_groups", 409, false;
     /// The proxy is connected: stop it first.

@@ -26,6 +26,11 @@ pub const MAX_GROUPS: usize = 64;
 pub const MAX_REGIONS: usize = 16;
 /// A region's public URL: it is in every redirect.
 pub const MAX_PUBLIC_URL_BYTES: usize = 512;
+/// Coordinators of a cluster: group 0 is replicated to each, voter or not.
+pub const MAX_NODES: usize = 32;
+/// Deletions of tenants that were interrupted and that the controller takes up at one look: the rest
+/// waits for the next.
+pub const MAX_RESUMED_DELETIONS: usize = 64;
 /// Voters of one group; more members are learners. Five tolerate two faults; more slow each write.
 pub const MAX_VOTERS: usize = 5;
 /// Revisions that the metastore's watch history keeps, and for which it knows a transaction by its

@@ -250,7 +250,13 @@ pub struct Member {
     pub role: MemberRole,
 }
 
-/// A placement group as the metastore keeps it. `members` are the first members and never change.
+/// A placement group as the metastore keeps it. `members` are the first members and never change;
+/// who of them is to go, and who has gone, stands beside them.
+///
+/// ```text
+/// member ──node remove──▶ leaving ──out of Raft's membership, committed──▶ left
+/// member ──group closing, its instance deleted────────────────────────────▶ left
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupRecord {
     /// Its id, never reused.
@@ -261,6 +267,33 @@ pub struct GroupRecord {
     pub state: GroupState,
     /// Home first.
     pub members: Vec<Member>,
+    /// Members that the group's leader is to take out.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub leaving: BTreeSet<NodeId>,
+    /// Members that are out for ever, and delete what they have of the group.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub left: BTreeSet<NodeId>,
+}
+
+impl GroupRecord {
+    /// The members that stay, home first while it stays.
+    pub fn staying(&self) -> impl Iterator<Item = &Member> {
+        let gone = |node| self.leaving.contains(node) || self.left.contains(node);
+        self.members.iter().filter(move |m| !gone(&m.node))
+    }
+
+    /// The nodes with a vote once all that leave have left.
+    #[must_use]
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        let voters = self.staying().filter(|m| m.role == MemberRole::Voter);
+        voters.map(|m| m.node).collect()
+    }
+
+    /// Whether the node may have something of the group: a member that has not left.
+    #[must_use]
+    pub fn has_member(&self, node: NodeId) -> bool {
+        self.members.iter().any(|m| m.node == node) && !self.left.contains(&node)
+    }
 }
 
 /// A tenant's placement as the metastore keeps it.

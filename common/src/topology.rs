@@ -66,6 +66,19 @@ pub struct Region {
     pub state: RegionState,
 }
 
+/// Where a coordinator is in its life: joining → active → removing → its record is gone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// Added by an operator; it has not said yet that it has the metastore's state.
+    Joining,
+    /// Takes part.
+    #[default]
+    Active,
+    /// An operator takes it out: it leaves all groups, and takes no new ones.
+    Removing,
+}
+
 /// A coordinator as the metastore keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
@@ -77,8 +90,23 @@ pub struct Node {
     pub rpc_addr: String,
     /// URL of its HTTP API.
     pub api_url: String,
-    /// What its disk was marked with when it first started: another mark is another node.
+    /// What its disk was marked with when it first started: another mark is another node. Empty
+    /// until the node has come for the first time.
     pub disk_id: String,
+    /// Where it is in its life.
+    #[serde(default)]
+    pub state: NodeState,
+    /// It votes in the metastore and never holds tenants' data.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub witness: bool,
+}
+
+impl Node {
+    /// Whether new groups may have it as a member.
+    #[must_use]
+    pub fn takes_groups(&self) -> bool {
+        self.state == NodeState::Active && !self.witness
+    }
 }
 
 /// A proxy as the metastore keeps it: written at its first Hello, and when its region changes.

@@ -9,6 +9,8 @@ mod extract;
 mod health;
 mod latches;
 mod metrics;
+mod nodes;
+mod openapi;
 mod placements;
 mod problem;
 mod proxies;
@@ -30,6 +32,7 @@ use crate::metastore::Metastore;
 use crate::raft::Engine;
 use crate::shell::cluster::Cluster;
 use crate::shell::data::DataService;
+use crate::shell::nodes::Nodes;
 use crate::shell::placements::Placements;
 use crate::shell::proxies::Proxies;
 use crate::shell::regions::Regions;
@@ -48,6 +51,8 @@ pub struct Parts {
     pub placements: Placements,
     /// Regions.
     pub regions: Regions,
+    /// Coordinators.
+    pub nodes: Nodes,
     /// The built-in origin.
     pub data: DataService,
     /// For states of groups.
@@ -73,6 +78,8 @@ pub struct Parts {
 pub struct Api {
     parts: Arc<Parts>,
     auth: Arc<auth::Tokens>,
+    /// The OpenAPI document; the router puts it here.
+    document: Arc<str>,
     /// Which parts of the node are ready.
     pub latches: Latches,
     /// Bounds the requests in flight, and drains them at the end.
@@ -88,9 +95,16 @@ impl Api {
         Self {
             parts: Arc::new(parts),
             auth,
+            document: Arc::from(""),
             latches: Latches::default(),
             gate,
         }
+    }
+
+    /// The service of placements.
+    #[must_use]
+    pub fn placements(&self) -> Placements {
+        self.parts.placements.clone()
     }
 }
 

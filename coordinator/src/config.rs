@@ -9,8 +9,8 @@ mod sections;
 
 pub use load::{ConfigError, load, parse, set};
 pub use sections::{
-    Auth, Bootstrap, Config, Election, ElectionSection, Failover, InitialNode, InitialRegion,
-    Listen, NodeSection, Preset, Replication, Scope, Token, is_public_url,
+    Auth, Bootstrap, Config, Election, ElectionSection, Failover, Groups, InitialNode,
+    InitialRegion, Listen, NodeSection, Preset, Replication, Scope, Token, is_public_url,
 };
 
 #[cfg(test)]

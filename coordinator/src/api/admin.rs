@@ -3,26 +3,22 @@
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use maia_common::ids::GroupId;
-use maia_common::topology::{Leader, Node};
+use maia_common::ids::{GroupId, NodeId};
+use maia_common::placement::{GroupRecord, MemberRole};
+use maia_common::topology::Leader;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
 use super::Api;
 use super::extract::Checked;
+use super::openapi::{Problems, shapes};
 use super::placements::page_limit;
 use super::problem::ApiError;
 use crate::core::cluster_state::ClusterState;
 use crate::core::keyspace;
 use crate::metastore;
 use crate::raft::{GroupStatus, Role};
-
-/// The cluster's coordinators.
-pub async fn nodes(State(api): State<Api>) -> Json<Value> {
-    let state = api.parts.cluster.state();
-    let nodes: Vec<&Node> = state.nodes.values().collect();
-    Json(json!({ "nodes": nodes }))
-}
 
 fn role_name(role: Role) -> &'static str {
     match role {
@@ -56,7 +52,20 @@ fn newest_leader(
         .max_by_key(|leader| leader.term)
 }
 
+fn learners(record: &GroupRecord) -> Vec<NodeId> {
+    let learners = record.staying().filter(|m| m.role == MemberRole::Learner);
+    learners.map(|m| m.node).collect()
+}
+
 /// Group 0's election, and who leads every placement group.
+#[utoipa::path(
+    get,
+    path = "/admin/replication/election",
+    operation_id = "election",
+    tag = "cluster",
+    responses((status = 200, description = "As this node knows it", body = shapes::Election), Problems),
+    security(("bearer" = ["read"]))
+)]
 pub async fn election(State(api): State<Api>) -> Json<Value> {
     let root = api.parts.engine.status(GroupId::METASTORE);
     let state = api.parts.cluster.state();
@@ -74,8 +83,8 @@ pub async fn election(State(api): State<Api>) -> Json<Value> {
                 "term": leader.as_ref().map(|l| l.term),
                 "leader": leader.as_ref().map(|l| l.node),
                 "region": leader.as_ref().map(|l| &l.region),
-                "voters": record.members.iter().map(|m| m.node).collect::<Vec<_>>(),
-                "learners": [],
+                "voters": record.voters(),
+                "learners": learners(record),
                 "witness": Value::Null,
                 "stopped": status.and_then(|s| s.stopped),
             })
@@ -94,14 +103,26 @@ pub async fn election(State(api): State<Api>) -> Json<Value> {
 }
 
 /// Which events.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct EventPage {
+    /// Only events of later revisions.
     after: Option<u64>,
+    /// At most so many, up to 1,000; 100 unless given.
     limit: Option<usize>,
 }
 
 /// A page of events, oldest first, after a revision.
+#[utoipa::path(
+    get,
+    path = "/admin/events",
+    operation_id = "list_events",
+    tag = "cluster",
+    params(EventPage),
+    responses((status = 200, description = "A page", body = shapes::EventPage), Problems),
+    security(("bearer" = ["read"]))
+)]
 pub async fn events(
     State(api): State<Api>,
     Checked(Query(page)): Checked<Query<EventPage>>,

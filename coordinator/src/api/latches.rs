@@ -1,13 +1,14 @@
-//! Readiness: a set of named latches, each of which opens once; and the one way in which a node
-//! says that it can't go on.
+//! Readiness: a set of named latches, each of which opens once, and may close for good; and the one
+//! way in which a node says that it can't go on.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-/// The latches that a node waits for before it is ready.
-const NAMES: &[&str] = &["registered"];
+/// The latches, and whether they are open from the start: `registered` opens when the node takes part,
+/// `member` closes when it was removed.
+const LATCHES: &[(&str, bool)] = &[("registered", false), ("member", true)];
 
 /// Cheap to clone: all clones are one set.
 #[derive(Debug, Clone)]
@@ -18,21 +19,36 @@ pub struct Latches {
 
 impl Default for Latches {
     fn default() -> Self {
-        let closed = NAMES.iter().map(|name| (*name, false)).collect();
+        let open = LATCHES.iter().copied().collect();
         Self {
-            open: Arc::new(Mutex::new(closed)),
+            open: Arc::new(Mutex::new(open)),
             failure: Arc::new(watch::Sender::new(None)),
         }
     }
 }
 
 impl Latches {
-    /// Opens a latch, for good.
+    /// Opens a latch.
     pub fn open(&self, name: &'static str) {
         self.open
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(name, true);
+    }
+
+    /// Closes a latch: the node is not ready any more, and won't be.
+    pub fn close(&self, name: &'static str) {
+        self.open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name, false);
+    }
+
+    /// Whether the latch is open.
+    #[must_use]
+    pub fn is_open(&self, name: &str) -> bool {
+        let latches = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        latches.get(name).copied().unwrap_or_default()
     }
 
     /// All latches and whether they are open.

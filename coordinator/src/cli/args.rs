@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use maia_common::ids::{RegionName, TenantId};
+use maia_common::ids::{ProxyId, RegionName, TenantId};
 use maia_common::placement::{ConflictStrategy, Mode, ShortagePolicy, SyncMode, WriteRouting};
 use maia_common::topology::RegionState;
 
@@ -81,12 +81,12 @@ pub enum Verb {
     /// The cluster's coordinators.
     Node {
         #[command(subcommand)]
-        verb: ListVerb,
+        verb: NodeVerb,
     },
     /// The proxies that have registered.
     Proxy {
         #[command(subcommand)]
-        verb: ListVerb,
+        verb: ProxyVerb,
     },
     /// What happened in the cluster.
     Events {
@@ -146,6 +146,59 @@ pub enum RegionVerb {
     /// data. It goes on serving; `set --state active` ends it.
     Drain {
         name: RegionName,
+        /// Does not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NodeVerb {
+    /// Lists them, with their part in the metastore.
+    List,
+    /// Adds a coordinator: it takes part as soon as it runs.
+    Add(AddNode),
+    /// Takes a coordinator out of the cluster, for ever: its id is never used again.
+    Remove {
+        id: u64,
+        /// Does not ask.
+        #[arg(long)]
+        yes: bool,
+        /// Returns when it is out.
+        #[arg(long)]
+        wait: bool,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct AddNode {
+    /// An id that was never used in this cluster; as in the node's configuration.
+    #[arg(long, value_name = "N")]
+    pub id: u64,
+    /// Its region.
+    #[arg(long)]
+    pub region: RegionName,
+    /// Its gRPC listener, as the other coordinators reach it.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub rpc_addr: String,
+    /// Its HTTP API.
+    #[arg(long, value_name = "URL")]
+    pub api_url: String,
+    /// It votes in the metastore and never holds tenants' data.
+    #[arg(long)]
+    pub witness: bool,
+    /// Returns when it follows the metastore, or votes in it.
+    #[arg(long)]
+    pub wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ProxyVerb {
+    /// Lists them, and where they are connected.
+    List,
+    /// Forgets one that is gone for good; refused while it is connected.
+    Remove {
+        id: ProxyId,
         /// Does not ask.
         #[arg(long)]
         yes: bool,

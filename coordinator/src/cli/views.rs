@@ -1,6 +1,5 @@
-//! What the cluster says of itself: health, groups, nodes, proxies, events.
+//! What the cluster says of itself: health, groups, events.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -72,59 +71,6 @@ pub async fn groups(session: &Session) -> anyhow::Result<()> {
         ("WITNESS", "witness"),
     ];
     print::objects(session.output, &answer, "groups", &columns);
-    Ok(())
-}
-
-/// The cluster's coordinators.
-///
-/// # Errors
-/// What the cluster refuses.
-pub async fn nodes(session: &Session, verb: ListVerb) -> anyhow::Result<()> {
-    let ListVerb::List = verb;
-    let answer = session.api.get("/admin/nodes").await?;
-    let columns = [
-        ("ID", "id"),
-        ("REGION", "region"),
-        ("RPC", "rpc_addr"),
-        ("API", "api_url"),
-    ];
-    print::objects(session.output, &answer, "nodes", &columns);
-    Ok(())
-}
-
-/// The proxies that have registered.
-///
-/// # Errors
-/// What the cluster refuses.
-pub async fn proxies(session: &Session, verb: ListVerb) -> anyhow::Result<()> {
-    let ListVerb::List = verb;
-    // A coordinator knows the proxies that follow it: all are asked, those that are down have none.
-    let mut all = BTreeMap::new();
-    let mut failed = None;
-    let mut answered = false;
-    for url in session.api.urls() {
-        match session.api.only(url).get("/admin/proxies").await {
-            Ok(answer) => {
-                answered = true;
-                for proxy in answer["proxies"].as_array().into_iter().flatten() {
-                    all.insert(print::text(&proxy["id"]), proxy.clone());
-                }
-            }
-            Err(error) => failed = Some(error),
-        }
-    }
-    if let Some(error) = failed.filter(|_| !answered) {
-        return Err(error);
-    }
-    let proxies: Vec<Value> = all.into_values().collect();
-    let answer = json!({ "proxies": proxies });
-    let columns = [
-        ("ID", "id"),
-        ("REGION", "region"),
-        ("REVISION", "revision"),
-        ("LAST SEEN (ms ago)", "last_seen_ms"),
-    ];
-    print::objects(session.output, &answer, "proxies", &columns);
     Ok(())
 }
 

@@ -36,6 +36,9 @@ pub struct Config {
     /// Log retention.
     #[serde(default)]
     pub replication: Replication,
+    /// Placement groups.
+    #[serde(default)]
+    pub groups: Groups,
 }
 
 /// Who this node is.
@@ -229,6 +232,23 @@ impl Default for Replication {
         Self {
             retention_records: 100_000,
             min_free_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Placement groups.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Groups {
+    /// How long a group has no placement before it is closed and its slot is free again.
+    #[serde(with = "maia_common::duration::text")]
+    pub collect_after: Duration,
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        Self {
+            collect_after: Duration::from_secs(60),
         }
     }
 }

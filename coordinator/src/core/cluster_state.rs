@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use maia_common::ids::{GroupId, NodeId, RegionName};
-use maia_common::placement::{GroupKey, GroupRecord, Regions};
+use maia_common::placement::{GroupKey, GroupRecord, GroupState, Regions};
 use maia_common::position::{Generation, Revision, Term};
 use maia_common::topology::{Leader, Node, Region, RegionState};
 use serde::de::DeserializeOwned;
@@ -84,7 +84,13 @@ impl ClusterState {
             return Touched::Node(NodeId::new(id));
         }
         if let Some(id) = number(key, keyspace::GROUPS) {
-            set(&mut self.groups, GroupId::new(id), value);
+            let group = GroupId::new(id);
+            set(&mut self.groups, group, value);
+            if !self.groups.contains_key(&group) {
+                self.leaders.remove(&group);
+                self.announced.remove(&group);
+                self.leaderless.remove(&group);
+            }
             return Touched::Group(GroupId::new(id));
         }
         if let Some(id) = number(key, keyspace::LEADERS) {
@@ -132,16 +138,18 @@ impl ClusterState {
         self.leaders.get(&group).filter(|leader| leader.term > lost)
     }
 
-    /// The group with this key.
+    /// The group with this key that tenants may be placed in.
     #[must_use]
     pub fn group_with(&self, key: &GroupKey) -> Option<&GroupRecord> {
-        self.groups.values().find(|record| record.key == *key)
+        let mut open = self.groups.values();
+        open.find(|record| record.key == *key && record.state != GroupState::Closing)
     }
 
-    /// The node that holds data in this region, the lowest id first.
+    /// The node that new groups get in this region, the lowest id first.
     #[must_use]
     pub fn node_in(&self, region: &RegionName) -> Option<&Node> {
-        self.nodes.values().find(|node| node.region == *region)
+        let mut able = self.nodes.values();
+        able.find(|node| node.region == *region && node.takes_groups())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The life of placement groups on one node: which instances to start, which group to initialize,
-//! confirm or announce. Pure: called by `shell/groups` with the picture of the cluster and of the
-//! local instances; every command is idempotent, so doing one twice, or after a crash, is harmless.
+//! confirm or announce, which to leave. Pure: called by `shell/groups` with the picture of the cluster
+//! and of the local instances; every command is idempotent, so doing one twice, or after a crash, is
+//! harmless.
 //!
 //! ```text
 //! record says   this node                      command
@@ -10,10 +11,17 @@
 //! any           leads at a term not announced  Announce
 //! any           leads away from home, or       Transfer   (see `homecoming`)
 //!               where it should not
+//! x is leaving  leads, x is a member           SetVoters    to those that stay, while most of them answer
+//! x is leaving  leads, x is out, committed     Confirm      leaving → left
+//! it has left   may have data                  Leave        deletes it, keeps a tombstone
+//! closing       may have data                  Leave, then Depart: it has left
 //! ```
+//! A member that is taken out deletes what it has only after the record says that it has left, hence
+//! after its vote is not needed any more. The record of a closing group goes when all have left.
+//!
 //! Invariants: I1 (only first members initialize, only while it says creating), I4 (announcements).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use maia_common::ids::{GroupId, NodeId};
@@ -21,7 +29,7 @@ use maia_common::placement::{GroupRecord, GroupState, MemberRole};
 use maia_common::position::Term;
 
 use super::cluster_state::ClusterState;
-use super::homecoming;
+use super::{homecoming, membership};
 
 /// A local instance of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +38,21 @@ pub struct Instance {
     pub is_blank: bool,
     /// The term in which this node leads it, if it does.
     pub leads_at: Option<Term>,
+}
+
+/// A group's members in Raft's eyes, as its leader sees them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Members {
+    /// With a vote; between the two steps of a change those of both.
+    pub voters: BTreeSet<NodeId>,
+    /// Without.
+    pub learners: BTreeSet<NodeId>,
+    /// Between the two steps of a change.
+    pub is_joint: bool,
+    /// This membership is committed.
+    pub settled: bool,
+    /// Those that answer the leader, itself among them.
+    pub answering: BTreeSet<NodeId>,
 }
 
 /// What this node knows of one group.
@@ -43,6 +66,10 @@ pub struct Local {
     pub well_for: BTreeMap<NodeId, Duration>,
     /// Since the group was last moved by this node; none: never.
     pub moved_before: Option<Duration>,
+    /// On the leader: who the members are.
+    pub members: Members,
+    /// Whether what this process could have of the group is deleted.
+    pub is_gone: bool,
 }
 
 /// When leaders go home by themselves.
@@ -69,6 +96,16 @@ pub enum Command {
     Announce(GroupId, Term),
     /// Hand the leadership over.
     Transfer(GroupId, NodeId),
+    /// Take members out of Raft's membership: those that are not named.
+    SetVoters(GroupId, BTreeSet<NodeId>),
+    /// Take members without a vote out of it.
+    DropLearners(GroupId, BTreeSet<NodeId>),
+    /// Note in the record that these are out.
+    Confirm(GroupId, BTreeSet<NodeId>),
+    /// Delete the instance and all that the disk has of the group.
+    Leave(GroupId),
+    /// Note in the record of a closing group that this node has nothing of it any more.
+    Depart(GroupId),
 }
 
 /// How long the other members leave the initialization to the first one.
@@ -87,8 +124,13 @@ pub fn next(
     let Some(member) = record.members.iter().find(|m| m.node == node) else {
         return Vec::new();
     };
-    if record.state == GroupState::Closing {
-        return Vec::new();
+    let has_left = record.left.contains(&node);
+    if has_left || record.state == GroupState::Closing {
+        return match (local.is_gone, has_left) {
+            (false, _) => vec![Command::Leave(group)],
+            (true, false) => vec![Command::Depart(group)],
+            (true, true) => Vec::new(),
+        };
     }
     let Some(instance) = local.instance else {
         return vec![Command::Start(group)];
@@ -98,7 +140,7 @@ pub fn next(
     if creating && instance.is_blank && member.role == MemberRole::Voter {
         let is_first = record.members.first().is_some_and(|m| m.node == node);
         if is_first || local.blank_for >= FIRST_MEMBER_GRACE {
-            commands.push(Command::Initialize(group, voters(record)));
+            commands.push(Command::Initialize(group, first_voters(record)));
         }
     }
     if let Some(term) = instance.leads_at {
@@ -109,13 +151,39 @@ pub fn next(
         if term > announced {
             commands.push(Command::Announce(group, term));
         }
-        let to = homecoming::target(node, record, local, moves, cluster);
-        commands.extend(to.map(|to| Command::Transfer(group, to)));
+        match departure(record, &local.members) {
+            Some(command) => commands.push(command),
+            None => {
+                let to = homecoming::target(node, record, local, moves, cluster);
+                commands.extend(to.map(|to| Command::Transfer(group, to)));
+            }
+        }
     }
     commands
 }
 
-fn voters(record: &GroupRecord) -> Vec<NodeId> {
+/// The next step to take out who is leaving; none when nobody is, or while it would cost the group
+/// its majority.
+fn departure(record: &GroupRecord, members: &Members) -> Option<Command> {
+    let (group, stay) = (record.id, record.voters());
+    if record.leaving.is_empty() || stay.is_empty() {
+        return None;
+    }
+    if members.is_joint || !members.voters.is_disjoint(&record.leaving) {
+        let most_answer = membership::has_majority(&stay, &members.answering)
+            && membership::has_majority(&members.voters, &members.answering);
+        return most_answer.then_some(Command::SetVoters(group, stay));
+    }
+    let learners: BTreeSet<NodeId> = &members.learners & &record.leaving;
+    if !learners.is_empty() {
+        return Some(Command::DropLearners(group, learners));
+    }
+    let out = members.settled && !members.voters.is_empty();
+    out.then(|| Command::Confirm(group, record.leaving.clone()))
+}
+
+/// The members with which the group begins, whoever of them is to leave again.
+fn first_voters(record: &GroupRecord) -> Vec<NodeId> {
     let voters = record
         .members
         .iter()
@@ -152,6 +220,8 @@ mod tests {
             },
             state,
             members: vec![member(2, "b"), member(1, "a")],
+            leaving: BTreeSet::new(),
+            left: BTreeSet::new(),
         }
     }
 
@@ -167,6 +237,8 @@ mod tests {
             blank_for: Duration::from_secs(blank_for_s),
             well_for: BTreeMap::new(),
             moved_before: None,
+            members: Members::default(),
+            is_gone: false,
         }
     }
 
@@ -232,7 +304,90 @@ mod tests {
             commands(1, GroupState::Creating, None, 0),
             [Command::Start(GROUP)]
         );
-        assert_eq!(commands(1, GroupState::Closing, None, 0), []);
+    }
+
+    fn ids(ids: &[u64]) -> BTreeSet<NodeId> {
+        ids.iter().copied().map(NodeId::new).collect()
+    }
+
+    #[test]
+    fn a_member_of_a_closing_group_deletes_first_and_departs_then() {
+        let mut record = record(GroupState::Closing);
+        let ask = |record: &GroupRecord, is_gone| {
+            let local = Local {
+                is_gone,
+                ..local(Some(BLANK), 9)
+            };
+            next(
+                NodeId::new(1),
+                record,
+                &local,
+                MOVES,
+                &ClusterState::default(),
+            )
+        };
+        assert_eq!(ask(&record, false), [Command::Leave(GROUP)]);
+        assert_eq!(ask(&record, true), [Command::Depart(GROUP)]);
+        record.left = ids(&[1]);
+        assert_eq!(ask(&record, true), []);
+        assert_eq!(ask(&record, false), [Command::Leave(GROUP)], "restarted");
+        // The same for one that was taken out of a group that goes on.
+        record.state = GroupState::Active;
+        assert_eq!(ask(&record, false), [Command::Leave(GROUP)]);
+        assert_eq!(ask(&record, true), []);
+    }
+
+    #[test]
+    fn a_leaver_is_out_of_the_membership_before_the_record_says_so() {
+        let three = || {
+            let mut three = record(GroupState::Active);
+            let mut third = three.members[0].clone();
+            third.node = NodeId::new(3);
+            three.members.push(third);
+            three.leaving = ids(&[3]);
+            three
+        };
+        let ask = |record: &GroupRecord, members: Members| departure(record, &members);
+        let members = |voters: &[u64], answering: &[u64]| Members {
+            voters: ids(voters),
+            settled: true,
+            answering: ids(answering),
+            ..Members::default()
+        };
+        let set = Some(Command::SetVoters(GROUP, ids(&[1, 2])));
+        assert_eq!(ask(&three(), members(&[1, 2, 3], &[1, 2])), set);
+        assert_eq!(
+            ask(&three(), members(&[1, 2, 3], &[1, 3])),
+            None,
+            "would cost the majority"
+        );
+        let joint = Members {
+            is_joint: true,
+            ..members(&[1, 2, 3], &[1, 2])
+        };
+        assert_eq!(ask(&three(), joint), set);
+        let confirm = Some(Command::Confirm(GROUP, ids(&[3])));
+        assert_eq!(ask(&three(), members(&[1, 2], &[1, 2])), confirm);
+        let not_yet = Members {
+            settled: false,
+            ..members(&[1, 2], &[1, 2])
+        };
+        assert_eq!(ask(&three(), not_yet), None);
+        let learner = Members {
+            learners: ids(&[3]),
+            ..members(&[1, 2], &[1, 2])
+        };
+        let dropped = Some(Command::DropLearners(GROUP, ids(&[3])));
+        assert_eq!(ask(&three(), learner), dropped);
+        let all = GroupRecord {
+            leaving: ids(&[1, 2, 3]),
+            ..three()
+        };
+        assert_eq!(
+            ask(&all, members(&[1, 2, 3], &[1, 2, 3])),
+            None,
+            "somebody has to stay"
+        );
     }
 
     #[test]

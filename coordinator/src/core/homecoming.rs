@@ -29,10 +29,7 @@ pub fn target(
     let well_for = |member: &Member| local.well_for.get(&member.node).copied();
     let moved_within = |window| local.moved_before.is_some_and(|ago| ago < window);
     let others = || {
-        let voters = record
-            .members
-            .iter()
-            .filter(|m| m.role == MemberRole::Voter);
+        let voters = record.staying().filter(|m| m.role == MemberRole::Voter);
         voters.filter(|m| m.node != node && is_open(m, cluster))
     };
     let own = record.members.iter().find(|m| m.node == node)?;
@@ -69,6 +66,8 @@ mod tests {
     use maia_common::placement::{GroupKey, GroupState, Mode};
     use maia_common::topology::Region;
 
+    use super::super::group_life::Members;
+
     const MOVES: Moves = Moves {
         auto: false,
         stable_for: Duration::from_secs(10),
@@ -96,6 +95,8 @@ mod tests {
             },
             state: GroupState::Active,
             members: vec![member(1, "a"), member(2, "b"), member(3, "c")],
+            leaving: std::collections::BTreeSet::new(),
+            left: std::collections::BTreeSet::new(),
         }
     }
 
@@ -127,6 +128,8 @@ mod tests {
                 .map(|(node, s)| (NodeId::new(node), Duration::from_secs(s)))
                 .collect(),
             moved_before: moved_s.map(Duration::from_secs),
+            members: Members::default(),
+            is_gone: false,
         }
     }
 

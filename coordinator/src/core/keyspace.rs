@@ -13,6 +13,9 @@
 //! | `tenant/NAME` | `Placement` |
 //! | `retired/NAME` | the last version of a tenant's placement that was deleted |
 //! | `proxy/ID` | `Proxy` |
+//! | `deleting/NAME` | the version of a tenant's placement that is being deleted |
+//! | `refs/ID` | how many placements name the group, as decimal text; absent: none |
+//! | `retirednode/ID` | the last record of a node that was removed: its id is never used again |
 //! | `event/REVISION` | an event |
 
 use maia_common::ids::{GroupId, NodeId, ProxyId, RegionName, TenantId};
@@ -30,6 +33,10 @@ pub const GROUPS: &str = "group/";
 pub const LEADERS: &str = "leader/";
 /// Prefix of all registered proxies.
 pub const PROXIES: &str = "proxy/";
+/// Prefix of all deletions that have not ended.
+pub const DELETIONS: &str = "deleting/";
+/// Prefix of all groups' reference counts.
+pub const REFS: &str = "refs/";
 /// Prefix of all events.
 pub const EVENTS: &str = "event/";
 /// The last group id that was given out.
@@ -45,6 +52,26 @@ pub fn tenant(tenant: &TenantId) -> String {
 #[must_use]
 pub fn retired(tenant: &TenantId) -> String {
     format!("retired/{tenant}")
+}
+
+/// Stands from a tenant's `deleting` to the end of its deletion, so that nobody has to look through
+/// all tenants for deletions to go on with.
+#[must_use]
+pub fn deletion(tenant: &TenantId) -> String {
+    format!("{DELETIONS}{tenant}")
+}
+
+/// How many placements name the group. Whatever makes or ends a placement in a group adds to it in
+/// the same transaction; closing the group compares it absent.
+#[must_use]
+pub fn refs(group: GroupId) -> String {
+    format!("{REFS}{:020}", group.get())
+}
+
+/// What stays of a removed node.
+#[must_use]
+pub fn retired_node(node: NodeId) -> String {
+    format!("retirednode/{:020}", node.get())
 }
 
 /// A region.

@@ -56,6 +56,35 @@ fn a_retry_takes_effect_once_and_gets_the_same_answer() {
 }
 
 #[test]
+fn a_number_is_added_to_and_is_absent_at_zero() {
+    let mut state = MemoryState::default();
+    let text = |state: &MemoryState| {
+        let stored = state.get(StateCf::Meta, &meta_key("n")).unwrap();
+        stored.map(|bytes| decode_value(bytes).unwrap().value)
+    };
+    for (id, delta, expected) in [("1", 2, Some("2")), ("2", 5, Some("7")), ("3", -7, None)] {
+        let applied = run(&mut state, &transaction(id).add("n", delta));
+        assert!(applied.outcome.succeeded);
+        assert_eq!(text(&state), expected.map(Into::into));
+        let change = applied.change.unwrap();
+        assert_eq!(change.keys[0].deleted, expected.is_none());
+    }
+    // Below zero it stays absent: the next one counts from 0.
+    run(&mut state, &transaction("4").add("n", -1));
+    run(&mut state, &transaction("5").add("n", 1));
+    assert_eq!(text(&state), Some("1".into()));
+    let is_zero = transaction("6")
+        .when("n", Precondition::Absent)
+        .put("closed", "");
+    assert!(!run(&mut state, &is_zero).outcome.succeeded);
+    // A retry counts once; one key twice in a transaction is illegal.
+    run(&mut state, &transaction("5").add("n", 1));
+    assert_eq!(text(&state), Some("1".into()));
+    let twice = run(&mut state, &transaction("7").add("n", 1).put("n", "x"));
+    assert!(!twice.outcome.refused.is_empty());
+}
+
+#[test]
 fn history_and_its_retry_ids_are_compacted_together() {
     let mut state = MemoryState::default();
     for n in 0..=limits::WATCH_HISTORY_REVISIONS {

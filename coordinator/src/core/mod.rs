@@ -2,6 +2,7 @@
 //! comes in as arguments and goes out as values; the shell executes them.
 
 pub mod cluster_state;
+pub mod collection;
 pub mod data;
 pub mod feed;
 pub mod frame;
@@ -9,7 +10,9 @@ pub mod group_life;
 pub mod homecoming;
 pub mod idempotency;
 pub mod keyspace;
+pub mod membership;
 pub mod metastore;
+pub mod nodes;
 pub mod placements;
 pub mod record;
 pub mod regions;

@@ -5,6 +5,8 @@
 
 pub mod load;
 
+use std::collections::BTreeSet;
+
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, TenantId};
 use maia_common::limits;
@@ -142,6 +144,8 @@ pub fn create_group(
         key: key.clone(),
         state: GroupState::Creating,
         members,
+        leaving: BTreeSet::new(),
+        left: BTreeSet::new(),
     };
     let event = Event {
         kind: "group_created".into(),
@@ -263,7 +267,8 @@ pub fn placed(
 }
 
 /// Adds to a transaction that the tenant's placement becomes this, if nothing under its name has
-/// changed since it was found: at most four comparisons and operations.
+/// changed since it was found: at most four comparisons and operations. Whoever places a tenant that
+/// had no placement also counts it in its group: `keyspace::refs`.
 #[must_use]
 pub fn put_placement(
     transaction: Transaction,
@@ -318,6 +323,10 @@ pub fn place(
     };
     let transaction = transaction.event(&placement_event(kind, &placed.placement, now_unix_us));
     let transaction = put_placement(transaction, found, &placed.placement);
+    let transaction = match placed.change {
+        Change::Created => transaction.add(keyspace::refs(group.id), 1),
+        Change::Changed | Change::Unchanged => transaction,
+    };
     Ok((placed, transaction))
 }
 
@@ -343,6 +352,7 @@ pub fn begin_removal(present: &Placement, at: Revision, id: &str, now_unix_us: u
     Transaction::new(id, now_unix_us)
         .when(&key, Precondition::At(at))
         .put_json(key, &deleting)
+        .put_json(keyspace::deletion(&present.tenant), &deleting.version)
         .event(&placement_event(
             "placement_removing",
             &deleting,
@@ -357,6 +367,8 @@ pub fn end_removal(deleting: &Placement, at: Revision, id: &str, now_unix_us: u6
     Transaction::new(id, now_unix_us)
         .when(&key, Precondition::At(at))
         .delete(key)
+        .delete(keyspace::deletion(&deleting.tenant))
+        .add(keyspace::refs(deleting.group), -1)
         .put_json(keyspace::retired(&deleting.tenant), &deleting.version)
         .event(&placement_event("placement_removed", deleting, now_unix_us))
 }

@@ -264,7 +264,11 @@ impl Metastore for RaftMetastore {
         &self,
         read: &mut dyn FnMut(&dyn StateView) -> Result<(), StateError>,
     ) -> Result<(), StateError> {
-        read(&self.engine.state().snapshot())
+        let state = self.engine.state();
+        let view = state.snapshot();
+        // Half a state would say of what is there that it is not.
+        view.check_complete(ROOT)?;
+        read(&view)
     }
 
     fn revisions(&self) -> notify::Receiver<Revision> {

@@ -60,7 +60,7 @@ pub struct Engine {
     pub(super) raft_db: Arc<DB>,
     pub(super) state: Arc<StateDb>,
     pub(super) flusher: Arc<Flusher>,
-    snapshots: Arc<SnapshotStore>,
+    pub(super) snapshots: Arc<SnapshotStore>,
     applier: Arc<dyn Applier>,
     transport: Arc<dyn Transport>,
     counters: Arc<Counters>,
@@ -324,11 +324,12 @@ impl Engine {
         }
     }
 
-    /// Leaves a group for good: stops its instance, deletes its log, state and snapshot, and keeps
-    /// a tombstone so that it is not started again by mistake.
+    /// Leaves a group for good: stops its instance if there is one, deletes the log, state and
+    /// snapshot that the disk has of it, and keeps a tombstone so that it is not started again by
+    /// mistake. Asking again ends what a crash interrupted.
     ///
     /// # Errors
-    /// [`GroupError`] when it does not run here or the disk fails.
+    /// [`GroupError`] when the disk fails: to be asked again.
     pub async fn stop_group(self: &Arc<Self>, group: GroupId) -> Result<(), GroupError> {
         let engine = Arc::clone(self);
         self.inside("stop-group", async move { engine.leave(group).await })
@@ -343,10 +344,8 @@ impl Engine {
 
     async fn leave(&self, group: GroupId) -> Result<(), GroupError> {
         let _one_at_a_time = self.starting.lock().await;
-        match self.groups.remove(group) {
-            None => return Err(GroupError::UnknownGroup(group)),
-            Some(GroupEntry::Running(running)) => running.end().await,
-            Some(GroupEntry::Failed(_)) => {}
+        if let Some(GroupEntry::Running(running)) = self.groups.remove(group) {
+            running.end().await;
         }
         let done = async {
             let instance = self.flusher.open(group).await?;

@@ -79,6 +79,10 @@ pub struct GroupStatus {
     pub voters: Vec<NodeId>,
     /// Members without.
     pub learners: Vec<NodeId>,
+    /// Whether a change of members is between its two steps: `voters` are those of both.
+    pub is_joint: bool,
+    /// Whether that membership is applied here, hence committed.
+    pub members_settled: bool,
     /// On the leader: each other member as it sees it.
     pub followers: Vec<Follower>,
     /// On the leader: how long ago a quorum last answered. Its lease lives while this is below
@@ -105,6 +109,8 @@ impl GroupStatus {
             purged: None,
             voters: Vec::new(),
             learners: Vec::new(),
+            is_joint: false,
+            members_settled: false,
             followers: Vec::new(),
             millis_since_quorum_ack: None,
             millis_since_leader: None,
@@ -202,6 +208,8 @@ impl Group {
                 .learner_ids()
                 .map(NodeId::new)
                 .collect(),
+            is_joint: m.membership_config.get_joint_config().len() > 1,
+            members_settled: *m.membership_config.log_id() <= m.last_applied,
             followers: m
                 .replication
                 .iter()

@@ -84,7 +84,9 @@ impl Engine {
         added.map(drop).map_err(|e| running.membership_error(&e))
     }
 
-    /// Makes these the voters; members that were voters and are not named leave the group.
+    /// Makes these the voters; members that were voters and are not named leave the group. Two steps
+    /// of consensus: whoever stops waiting may leave the group between them
+    /// ([`GroupStatus::is_joint`](super::GroupStatus)), and asking again goes on from there.
     ///
     /// # Errors
     /// [`GroupError`]; [`GroupError::NotLeader`] away from the leader.
@@ -96,6 +98,30 @@ impl Engine {
         let running = self.running(group)?;
         let voters: BTreeSet<u64> = voters.into_iter().map(NodeId::get).collect();
         let changed = running.raft.change_membership(voters, false).await;
+        changed.map(drop).map_err(|e| running.membership_error(&e))
+    }
+
+    /// Takes members without a vote out of the group; those that are none are no error.
+    ///
+    /// # Errors
+    /// [`GroupError`]; [`GroupError::NotLeader`] away from the leader.
+    pub async fn remove_learners(
+        &self,
+        group: GroupId,
+        nodes: BTreeSet<NodeId>,
+    ) -> Result<(), GroupError> {
+        let running = self.running(group)?;
+        let known = running.status().learners;
+        let nodes: BTreeSet<u64> = nodes
+            .into_iter()
+            .filter(|node| known.contains(node))
+            .map(NodeId::get)
+            .collect();
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        let change = openraft::ChangeMembers::RemoveNodes(nodes);
+        let changed = running.raft.change_membership(change, false).await;
         changed.map(drop).map_err(|e| running.membership_error(&e))
     }
 

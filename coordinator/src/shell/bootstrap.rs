@@ -1,15 +1,19 @@
-//! Joining: how a node comes to take part. A new cluster is made by its first members together; a
-//! disk that took part before just goes on; a fresh disk under an id that another disk has used is
-//! refused, since it forgot what that one promised (I1).
+//! Joining: how a node comes to take part. A new cluster is made by its first members together; later
+//! ones are added by an operator; a disk that took part before just goes on; a fresh disk under an id
+//! that another disk has used is refused, since it forgot what that one promised (I1).
 //!
 //! ```text
 //! disk joined before ──────────────────────────────────────────────▶ group 0 goes on by itself
 //! fresh disk ─▶ ask the first members who they are
 //!     one knows another disk of this id ─▶ fail: "a wiped disk is a new node"
+//!     one knows that the id was removed ─▶ fail: an id is never used twice
+//!     one has a record without a disk   ─▶ claim it for this disk; the controller adds the node then
 //!     one is initialized already        ─▶ wait for group 0 to reach here
 //!     all answer, none is initialized   ─▶ initialize group 0 (all do; the same members)
 //! then: register regions and this node in the metastore; ready
 //! ```
+//! A disk is noted in the node's record before it holds or promises anything, so that of two disks
+//! under one new id one is refused.
 //! All must answer, not a majority: the one that does not might be the one that remembers.
 
 use std::sync::Arc;
@@ -17,15 +21,15 @@ use std::time::{Duration, Instant};
 
 use maia_common::ids::{GroupId, NodeId};
 use maia_common::runtime::Backoff;
-use maia_common::topology::{Node, Region, RegionState};
+use maia_common::topology::{Node, NodeState, Region, RegionState};
 
 use super::clock::unix_us;
 use super::identity::{self, Identity};
 use super::peers::Peers;
 use crate::api::Latches;
-use crate::config::Config;
-use crate::core::keyspace;
+use crate::config::{Config, InitialNode};
 use crate::core::metastore::{Precondition, Transaction};
+use crate::core::{keyspace, nodes};
 use crate::metastore::{self, Metastore, Outcome};
 use crate::raft::Engine;
 
@@ -54,6 +58,19 @@ struct Heard {
     answered: usize,
     initialized: bool,
     other_disk: Option<String>,
+    removed: bool,
+    /// This node's record, and who has it.
+    record: Option<(Node, NodeId)>,
+}
+
+impl Heard {
+    /// One with a disk is newer than one without.
+    fn hear_record(&mut self, record: Node, from: NodeId) {
+        let known = self.record.as_ref();
+        if known.is_none_or(|(known, _)| known.disk_id.is_empty()) {
+            self.record = Some((record, from));
+        }
+    }
 }
 
 impl Joining {
@@ -87,18 +104,16 @@ impl Joining {
         // On a new disk group 0 does not run until here: a blank one must not vote before it is known
         // to be new.
         let first: Vec<NodeId> = self.config.bootstrap.nodes.iter().map(|n| n.id).collect();
-        if !first.contains(&self.identity.node) {
-            return Err("waiting to be added to the cluster: maiactl node add".into());
-        }
         let heard = self.ask(&first).await;
-        if let Some(disk) = heard.other_disk {
-            let reason = format!(
-                "node id {} was used with another disk ({disk}): a wiped disk is a new node, \
-                 give it an id that was never used",
-                self.identity.node
-            );
+        if let Some(reason) = self.refusal(&heard) {
             self.latches.fail(reason.clone());
             return Err(reason);
+        }
+        if let Some((record, at)) = heard.record {
+            return self.follow(&record, at).await;
+        }
+        if !first.contains(&self.identity.node) {
+            return Err("waiting to be added to the cluster: maiactl node add".into());
         }
         if heard.initialized {
             self.start_root().await?;
@@ -119,6 +134,43 @@ impl Joining {
             .map_err(|error| error.to_string())
     }
 
+    /// Why this disk can't take part under this id.
+    fn refusal(&self, heard: &Heard) -> Option<String> {
+        let node = self.identity.node;
+        if let Some(disk) = &heard.other_disk {
+            return Some(format!(
+                "node id {node} was used with another disk ({disk}): a wiped disk is a new node, \
+                 give it an id that was never used"
+            ));
+        }
+        if heard.removed {
+            return Some(format!(
+                "node id {node} was removed from the cluster: a node id is never used twice, give \
+                 it a new one"
+            ));
+        }
+        let (record, _) = heard.record.as_ref()?;
+        (record.region != self.config.node.region).then(|| {
+            format!(
+                "node {node} was added in region {}, and is configured for {}",
+                record.region, self.config.node.region
+            )
+        })
+    }
+
+    /// An operator has added this node: notes its disk, then waits to be made a member.
+    async fn follow(&mut self, record: &Node, at: NodeId) -> Result<(), String> {
+        if record.disk_id.is_empty() {
+            let me = (self.identity.node, self.identity.disk_id.as_str());
+            let deadline = Instant::now() + STEP_DEADLINE;
+            let claimed = self.peers.identify(at, me, true, deadline).await;
+            claimed.map_err(|error| error.to_string())?;
+            return Err("this disk is being noted as the node's".into());
+        }
+        self.start_root().await?;
+        Err("waiting for group 0 to reach this node".into())
+    }
+
     /// From here on this disk takes part, and will do so after a restart without asking anyone.
     async fn start_root(&mut self) -> Result<(), String> {
         if !self.identity.joined {
@@ -136,12 +188,18 @@ impl Joining {
             .iter()
             .copied()
             .filter(|node| *node != self.identity.node);
-        let answers =
-            futures::future::join_all(others.map(|node| self.peers.identify(node, me, deadline)));
+        let answers = futures::future::join_all(others.map(|node| {
+            let answer = self.peers.identify(node, me, false, deadline);
+            async move { Some((node, answer.await.ok()?)) }
+        }));
         let mut heard = Heard::default();
-        for answer in answers.await.into_iter().flatten() {
+        for (node, answer) in answers.await.into_iter().flatten() {
             heard.answered += 1;
             heard.initialized |= answer.initialized;
+            heard.removed |= answer.asking_was_removed;
+            if let Ok(record) = serde_json::from_slice::<Node>(&answer.record_of_asking) {
+                heard.hear_record(record, node);
+            }
             let known = answer.known_disk_of_asking;
             if !known.is_empty() && known != self.identity.disk_id {
                 heard.other_disk = Some(known);
@@ -157,7 +215,10 @@ impl Joining {
             .catch_up(deadline)
             .await
             .map_err(|e| e.to_string())?;
-        for region in &self.config.bootstrap.regions {
+        // Only those that made the cluster know its first regions; a later node may name older ones.
+        let makes_regions = self.mine().is_some();
+        let regions = &self.config.bootstrap.regions;
+        for region in regions.iter().filter(|_| makes_regions) {
             let region = Region {
                 name: region.name.clone(),
                 public_url: region.public_url.trim_end_matches('/').to_owned(),
@@ -177,31 +238,42 @@ impl Joining {
         self.register_node(deadline).await
     }
 
-    async fn register_node(&self, deadline: Instant) -> Result<(), String> {
-        let mine = self
-            .config
-            .bootstrap
-            .nodes
-            .iter()
-            .find(|n| n.id == self.identity.node);
-        let node = Node {
+    /// What the configuration says of this node, if it is one of the first.
+    fn mine(&self) -> Option<&InitialNode> {
+        let mut first = self.config.bootstrap.nodes.iter();
+        first.find(|node| node.id == self.identity.node)
+    }
+
+    /// This node's record as it should be: the first nodes' configuration says where they are, of
+    /// later ones the operator said it.
+    fn record(&self, stored: Option<&Node>) -> Node {
+        let configured = self.mine();
+        let mut node = stored.cloned().unwrap_or_else(|| Node {
             id: self.identity.node,
             region: self.config.node.region.clone(),
-            rpc_addr: mine.map_or_else(
-                || self.config.listen.rpc.to_string(),
-                |n| n.rpc_addr.clone(),
-            ),
-            api_url: mine.map_or_else(
-                || format!("http://{}", self.config.listen.api),
-                |n| n.api_url.clone(),
-            ),
+            rpc_addr: self.config.listen.rpc.to_string(),
+            api_url: format!("http://{}", self.config.listen.api),
             disk_id: self.identity.disk_id.clone(),
-        };
-        let key = keyspace::node(node.id);
+            state: NodeState::Active,
+            witness: false,
+        });
+        if let Some(configured) = configured {
+            node.region = self.config.node.region.clone();
+            node.rpc_addr = configured.rpc_addr.clone();
+            node.api_url = configured.api_url.clone();
+        }
+        if node.state == NodeState::Joining {
+            node.state = NodeState::Active;
+        }
+        node
+    }
+
+    async fn register_node(&self, deadline: Instant) -> Result<(), String> {
+        let key = keyspace::node(self.identity.node);
         let stored = metastore::get::<Node>(&*self.store, &key).map_err(|e| e.to_string())?;
+        let node = self.record(stored.as_ref().map(|stored| &stored.value));
         let unchanged = match &stored {
-            Some(stored) if stored.value == node => return Ok(()),
-            Some(stored) if stored.value.disk_id != node.disk_id => {
+            Some(stored) if stored.value.disk_id != self.identity.disk_id => {
                 let reason = format!(
                     "node id {} is registered with another disk",
                     self.identity.node
@@ -209,13 +281,16 @@ impl Joining {
                 self.latches.fail(reason.clone());
                 return Err(reason);
             }
+            Some(stored) if stored.value == node => return Ok(()),
             Some(stored) => Precondition::At(stored.revision),
             None => Precondition::Absent,
         };
         let id = format!("node-{}-{:016x}", node.id, fastrand::u64(..));
         let transaction = Transaction::new(id, unix_us())
             .when(&key, unchanged)
-            .put_json(key, &node);
+            .when(keyspace::retired_node(node.id), Precondition::Absent)
+            .put_json(key, &node)
+            .event(&nodes::event("node_joined", &node, unix_us()));
         match self
             .store
             .transact(transaction, deadline)

@@ -32,6 +32,17 @@ pub enum Hint {
     Leaderless(GroupId, Term),
 }
 
+impl Hint {
+    /// Whether it says something that this picture does not.
+    #[must_use]
+    pub fn changes(&self, state: &ClusterState) -> bool {
+        match self {
+            Hint::Leader(group, leader) => state.live_leader(*group) != Some(leader),
+            Hint::Leaderless(group, _) => state.live_leader(*group).is_some(),
+        }
+    }
+}
+
 /// Readers' side. Cheap to clone.
 #[derive(Clone)]
 pub struct Cluster {

@@ -1,7 +1,8 @@
 //! The owner of group life on this node: one loop that looks at the cluster's picture and at the
 //! local instances, asks `core/group_life` what to do, and does it. Also passes leader changes on,
-//! as hints, to all coordinators. Every act is idempotent; what fails is tried again at the next
-//! look, which comes with every change and every tick.
+//! as hints, to all coordinators; and says again, once a second, what it sees of every group, since a
+//! hint may be lost. Every act is idempotent; what fails is tried again at the next look, which comes
+//! with every change and every tick.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,16 +14,16 @@ use maia_common::position::Term;
 use maia_common::runtime::Tasks;
 use maia_common::topology::Leader;
 use maia_common::wire::peer::HintRequest;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 
 use super::clock::unix_us;
 use super::cluster::{Cluster, Hint};
 use super::peers::Peers;
-use crate::core::group_life::{self, Command, Instance, Local, Moves};
+use crate::core::group_life::{self, Command, Instance, Local, Members, Moves};
 use crate::core::metastore::{Precondition, Transaction};
 use crate::core::{keyspace, placements};
 use crate::metastore::{self, Metastore, MetastoreError};
-use crate::raft::{Engine, LeaderEvent};
+use crate::raft::{Engine, LeaderEvent, Role};
 
 /// How often to look when nothing happens: what failed is tried again.
 const TICK: Duration = Duration::from_millis(200);
@@ -33,6 +34,8 @@ const WELL_WITHIN_MS: u64 = 2000;
 const WELL_LAG: u64 = 64;
 /// How often instances that stopped over an error are started anew.
 const REVIVE_EVERY: Duration = Duration::from_secs(5);
+/// How often what is seen of each group is said again.
+const REPEAT_EVERY: Duration = Duration::from_secs(1);
 /// How long passing a hint on may take.
 const HINT_DEADLINE: Duration = Duration::from_millis(500);
 
@@ -48,9 +51,32 @@ struct Hands {
     tasks: Tasks,
 }
 
+/// What the loop stands on.
+pub struct GroupParts {
+    /// This node and its region.
+    pub me: (NodeId, RegionName),
+    /// The instances.
+    pub engine: Arc<Engine>,
+    /// For records and announcements.
+    pub store: Arc<dyn Metastore>,
+    /// The picture of the cluster.
+    pub cluster: Cluster,
+    /// For hints.
+    pub peers: Arc<Peers>,
+    /// Owns the acts.
+    pub tasks: Tasks,
+    /// When leaders go home.
+    pub moves: Moves,
+    /// Turns true when this node has been removed from the cluster.
+    pub removed: watch::Receiver<bool>,
+}
+
 /// The loop.
 pub struct GroupLoop {
     hands: Hands,
+    removed: watch::Receiver<bool>,
+    gone: BTreeSet<GroupId>,
+    repeated_at: Instant,
     events: broadcast::Receiver<LeaderEvent>,
     moves: Moves,
     blank_since: BTreeMap<GroupId, Instant>,
@@ -58,36 +84,31 @@ pub struct GroupLoop {
     moved_at: BTreeMap<GroupId, Instant>,
     revived_at: Instant,
     running: BTreeSet<Command>,
-    done_sender: mpsc::Sender<Command>,
-    done: mpsc::Receiver<Command>,
+    done_sender: mpsc::Sender<(Command, bool)>,
+    done: mpsc::Receiver<(Command, bool)>,
 }
 
 impl GroupLoop {
-    /// The loop for this node; its acts belong to `tasks`.
+    /// The loop for this node.
     #[must_use]
-    pub fn new(
-        (node, region): (NodeId, RegionName),
-        engine: Arc<Engine>,
-        store: Arc<dyn Metastore>,
-        cluster: Cluster,
-        peers: Arc<Peers>,
-        tasks: Tasks,
-        moves: Moves,
-    ) -> Self {
-        let events = engine.leader_events().subscribe();
+    pub fn new(parts: GroupParts) -> Self {
+        let events = parts.engine.leader_events().subscribe();
         let (done_sender, done) = mpsc::channel(256);
         Self {
             hands: Hands {
-                node,
-                region,
-                engine,
-                store,
-                cluster,
-                peers,
-                tasks,
+                node: parts.me.0,
+                region: parts.me.1,
+                engine: parts.engine,
+                store: parts.store,
+                cluster: parts.cluster,
+                peers: parts.peers,
+                tasks: parts.tasks,
             },
+            removed: parts.removed,
+            gone: BTreeSet::new(),
+            repeated_at: Instant::now(),
             events,
-            moves,
+            moves: parts.moves,
             blank_since: BTreeMap::new(),
             well_since: BTreeMap::new(),
             moved_at: BTreeMap::new(),
@@ -98,9 +119,10 @@ impl GroupLoop {
         }
     }
 
-    /// Runs until its task is stopped.
+    /// Runs until its task is stopped, or the node removed.
     pub async fn run(mut self) {
         let mut changes = self.hands.cluster.changes();
+        let mut removed = self.removed.clone();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -111,18 +133,26 @@ impl GroupLoop {
                     Err(broadcast::error::RecvError::Lagged(_)) => {}
                     Err(broadcast::error::RecvError::Closed) => return,
                 },
-                Some(command) = self.done.recv() => {
-                    self.running.remove(&command);
-                }
+                Some((command, succeeded)) = self.done.recv() => self.end(&command, succeeded),
+                _ = removed.wait_for(|removed| *removed) => return,
                 _ = tick.tick() => {}
             }
             self.look();
         }
     }
 
+    fn end(&mut self, command: &Command, succeeded: bool) {
+        self.running.remove(command);
+        if let (Command::Leave(group), true) = (command, succeeded) {
+            self.gone.insert(*group);
+        }
+    }
+
     fn look(&mut self) {
         self.revive();
+        self.repeat();
         let cluster = self.hands.cluster.state();
+        self.gone.retain(|group| cluster.groups.contains_key(group));
         for record in cluster.groups.values() {
             let local = self.local(record);
             let (node, moves) = (self.hands.node, self.moves);
@@ -131,6 +161,21 @@ impl GroupLoop {
                     self.moved_at.insert(group, Instant::now());
                 }
                 self.begin(command);
+            }
+        }
+    }
+
+    /// Says again what was last seen of each group here: an event, or the hint that it became, may be
+    /// lost. What is known already changes nothing.
+    fn repeat(&mut self) {
+        if self.repeated_at.elapsed() < REPEAT_EVERY {
+            return;
+        }
+        self.repeated_at = Instant::now();
+        let runs = self.hands.engine.group_ids();
+        for event in self.hands.engine.leader_events().known() {
+            if runs.contains(&event.group) {
+                self.hands.note(&event);
             }
         }
     }
@@ -179,6 +224,29 @@ impl GroupLoop {
             blank_for,
             well_for,
             moved_before: self.moved_at.get(&group).map(|at| now - *at),
+            members: self.members(record),
+            is_gone: self.gone.contains(&group),
+        }
+    }
+
+    /// On the group's leader, while somebody leaves: who the members are.
+    fn members(&self, record: &GroupRecord) -> Members {
+        let status = self.hands.engine.status(record.id);
+        let Some(status) = status.filter(|s| s.role == Role::Leader) else {
+            return Members::default();
+        };
+        if record.leaving.is_empty() {
+            return Members::default();
+        }
+        let answers = |ms: Option<u64>| ms.is_some_and(|ms| ms < WELL_WITHIN_MS);
+        let others = status.followers.iter();
+        let others = others.filter(|f| answers(f.millis_since_ack));
+        Members {
+            voters: status.voters.iter().copied().collect(),
+            learners: status.learners.iter().copied().collect(),
+            is_joint: status.is_joint,
+            settled: status.members_settled,
+            answering: others.map(|f| f.node).chain([self.hands.node]).collect(),
         }
     }
 
@@ -213,45 +281,96 @@ impl GroupLoop {
         let tasks = hands.tasks.clone();
         tasks.spawn_until_stop("group act", async move {
             let act = hands.carry_out(&command);
-            match tokio::time::timeout(ACT_DEADLINE, act).await {
-                Ok(Ok(())) => {}
-                Ok(Err(reason)) => tracing::warn!(?command, %reason, "will be tried again"),
-                Err(_) => tracing::warn!(?command, "took too long, will be tried again"),
-            }
+            let succeeded = match tokio::time::timeout(ACT_DEADLINE, act).await {
+                Ok(Ok(())) => true,
+                Ok(Err(reason)) => {
+                    tracing::warn!(?command, %reason, "will be tried again");
+                    false
+                }
+                Err(_) => {
+                    tracing::warn!(?command, "took too long, will be tried again");
+                    false
+                }
+            };
             // The loop that would hear of it is gone only when all stops.
-            drop(done.send(command).await);
+            drop(done.send((command, succeeded)).await);
         });
     }
 }
 
 impl Hands {
     async fn carry_out(&self, command: &Command) -> Result<(), String> {
-        match command {
-            Command::Start(group) => self
-                .engine
-                .start_group(*group)
-                .await
-                .map_err(|e| e.to_string()),
+        let engine = &self.engine;
+        let done = match command {
+            Command::Start(group) => engine.start_group(*group).await,
             Command::Initialize(group, voters) => {
                 let voters = voters.iter().copied().collect();
-                self.engine
-                    .initialize_group(*group, voters)
-                    .await
-                    .map_err(|e| e.to_string())
+                engine.initialize_group(*group, voters).await
             }
             Command::Transfer(group, to) => {
                 tracing::info!(%group, %to, "the leadership is handed over");
-                self.engine
-                    .transfer(*group, *to)
-                    .await
-                    .map_err(|e| e.to_string())
+                engine.transfer(*group, *to).await
             }
-            Command::Activate(group) => self.activate(*group).await.map_err(|e| e.to_string()),
-            Command::Announce(group, term) => self
-                .announce(*group, *term)
+            Command::SetVoters(group, voters) => {
+                tracing::info!(%group, ?voters, "taking members out");
+                engine.change_voters(*group, voters.clone()).await
+            }
+            Command::DropLearners(group, nodes) => {
+                engine.remove_learners(*group, nodes.clone()).await
+            }
+            Command::Leave(group) => {
+                tracing::info!(%group, "this node leaves the group and deletes what it has of it");
+                engine.stop_group(*group).await
+            }
+            other => return self.record(other).await.map_err(|e| e.to_string()),
+        };
+        done.map_err(|error| error.to_string())
+    }
+
+    /// The commands that change what the metastore says of a group.
+    async fn record(&self, command: &Command) -> Result<(), MetastoreError> {
+        match command {
+            Command::Activate(group) => self.activate(*group).await,
+            Command::Announce(group, term) => self.announce(*group, *term).await,
+            Command::Confirm(group, nodes) => {
+                self.note_left("confirm", *group, |record| {
+                    record.leaving = &record.leaving - nodes;
+                    record.left.extend(nodes);
+                })
                 .await
-                .map_err(|e| e.to_string()),
+            }
+            Command::Depart(group) => {
+                self.note_left("depart", *group, |record| {
+                    record.left.insert(self.node);
+                })
+                .await
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// Changes who has left, as of the newest record; another's change meanwhile has it tried again.
+    async fn note_left(
+        &self,
+        what: &str,
+        group: GroupId,
+        change: impl FnOnce(&mut GroupRecord),
+    ) -> Result<(), MetastoreError> {
+        let key = keyspace::group(group);
+        let Some(stored) = metastore::get::<GroupRecord>(&*self.store, &key)? else {
+            return Ok(());
+        };
+        let mut record = stored.value.clone();
+        change(&mut record);
+        if record == stored.value {
+            return Ok(());
+        }
+        let id = self.transaction_id(what, group, Term::new(stored.revision.get()));
+        let plan = Transaction::new(id, unix_us())
+            .when(&key, Precondition::At(stored.revision))
+            .put_json(&key, &record);
+        let deadline = Instant::now() + ACT_DEADLINE;
+        self.store.transact(plan, deadline).await.map(drop)
     }
 
     /// Confirms the group unless that was done already.
@@ -314,6 +433,14 @@ impl Hands {
 
     /// Tells this node's proxies, and when this node leads all other coordinators.
     fn pass_on(&self, event: &LeaderEvent) {
+        self.note(event);
+        if event.leader == Some(self.node) && !event.group.is_metastore() {
+            self.tell_all(event.group, event.term);
+        }
+    }
+
+    /// Tells this node's proxies, unless they know.
+    fn note(&self, event: &LeaderEvent) {
         let state = self.cluster.state();
         let (group, term) = (event.group, event.term);
         let hint = match event.leader {
@@ -333,9 +460,8 @@ impl Hands {
         if group.is_metastore() {
             return;
         }
-        self.cluster.hint(hint);
-        if event.leader == Some(self.node) {
-            self.tell_all(group, term);
+        if hint.changes(&state) {
+            self.cluster.hint(hint);
         }
     }
 

@@ -27,6 +27,9 @@ pub struct Identity {
     pub disk_id: String,
     /// Whether this disk took part before: it may vote without asking anyone.
     pub joined: bool,
+    /// Whether the node was removed from the cluster: it never takes part again.
+    #[serde(default)]
+    pub removed: bool,
 }
 
 /// Why a folder can't be used.
@@ -114,6 +117,7 @@ pub fn take(dir: &Path, node: NodeId) -> Result<(FolderLock, Identity), Identity
                 node,
                 disk_id,
                 joined: false,
+                removed: false,
             };
             write(dir, &fresh)?;
             fresh
@@ -194,6 +198,20 @@ pub fn mark_joined(dir: &Path, identity: &mut Identity) -> Result<(), IdentityEr
     }
     identity.joined = true;
     write(dir, identity)
+}
+
+/// Notes that the node was removed from the cluster, for ever.
+///
+/// # Errors
+/// [`IdentityError::Io`].
+pub fn mark_removed(dir: &Path, identity: &mut Identity) -> Result<(), IdentityError> {
+    // The node may have joined since the caller read it.
+    let path = dir.join(FILE);
+    let mut newest = read(&path, File::open(&path).map_err(io(&path))?)?;
+    newest.removed = true;
+    write(dir, &newest)?;
+    *identity = newest;
+    Ok(())
 }
 
 #[cfg(test)]

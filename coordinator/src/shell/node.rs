@@ -1,8 +1,9 @@
 //! One coordinator, put together: opens the disk, starts the engine and group 0, joins the
-//! cluster, serves gRPC and HTTP, and stops in the reverse order.
+//! cluster, serves gRPC and HTTP, and stops in the reverse order. A node that was removed from the
+//! cluster starts only to say so.
 //!
 //! ```text
-//! identity ─▶ engine ─▶ group 0 ─▶ metastore ─▶ cluster loop ─▶ group loop
+//! identity ─▶ engine ─▶ group 0 ─▶ metastore ─▶ cluster loop ─▶ group loop, controller, deletions
 //!                │                                   └─▶ feed hub ─▶ proxies
 //!                └─▶ rpc listener (raft, peer, feed)      api listener (placements, data, admin)
 //! ```
@@ -25,14 +26,18 @@ use super::applier::RecordApplier;
 use super::bootstrap;
 use super::clock::Clock;
 use super::cluster::{Cluster, ClusterLoop};
+use super::controller::Controller;
 use super::data::{DataParts, DataService};
-use super::groups::GroupLoop;
-use super::identity::{self, FolderLock, IdentityError};
+use super::deletions::Deletions;
+use super::groups::{GroupLoop, GroupParts};
+use super::identity::{self, FolderLock, Identity, IdentityError};
+use super::nodes::Nodes;
 use super::peer_service::PeerService;
 use super::peers::{Directory, Peers};
 use super::placements::Placements;
 use super::proxies::{Proxies, ProxiesParts};
 use super::regions::Regions;
+use super::standing::Standing;
 use super::vitals::{self, Vitals};
 use crate::api::{self, Api};
 use crate::config::Config;
@@ -111,7 +116,7 @@ impl Node {
         let rpc = listen(config.listen.rpc).await?;
         let http = listen(config.listen.api).await?;
         let parts = Parts::open(&config, &key)?;
-        if identity.joined {
+        if identity.joined && !identity.removed {
             parts.engine.start_group(GroupId::METASTORE).await?;
         }
         let silence = config.election().timeout_max * 2;
@@ -139,31 +144,9 @@ impl Node {
         );
         let feed = parts.feed(placements.clone(), silence);
         parts.serve_rpc(&key, rpc, peer, feed);
-        let api = parts.api(&config, data, placements);
+        let api = parts.api(&config, &identity, data, placements);
         parts.serve_api(api.clone(), http);
-        let groups = GroupLoop::new(
-            parts.me.clone(),
-            Arc::clone(&parts.engine),
-            Arc::clone(&parts.store) as Arc<dyn Metastore>,
-            parts.cluster.clone(),
-            Arc::clone(&parts.peers),
-            parts.tasks.clone(),
-            Moves {
-                auto: config.failover.auto,
-                stable_for: config.failover.stable_for,
-                inhibit_window: config.failover.inhibit_window,
-            },
-        );
-        parts.tasks.spawn_until_stop("group loop", groups.run());
-        let joining = bootstrap::Joining {
-            config,
-            identity,
-            engine: Arc::clone(&parts.engine),
-            store: Arc::clone(&parts.store) as Arc<dyn Metastore>,
-            peers: Arc::clone(&parts.peers),
-            latches: api.latches.clone(),
-        };
-        parts.tasks.spawn_until_stop("join", joining.run());
+        parts.take_part(config, identity, &api);
         Ok(Node {
             engine: parts.engine,
             tasks: parts.tasks,
@@ -297,9 +280,99 @@ impl Parts {
             });
     }
 
-    fn api(&self, config: &Config, data: DataService, placements: Placements) -> Api {
-        let store = Arc::clone(&self.store) as Arc<dyn Metastore>;
-        let regions = Regions::new(store, self.cluster.clone());
+    fn store(&self) -> Arc<dyn Metastore> {
+        Arc::clone(&self.store) as Arc<dyn Metastore>
+    }
+
+    /// Starts the loops that take part in the cluster; they end, or never begin, when the node has
+    /// been removed from it.
+    fn take_part(&self, config: Config, identity: Identity, api: &Api) {
+        let silence = config.election().timeout_max * 2;
+        let removed = watch::Sender::new(identity.removed);
+        let standing = Standing {
+            dir: config.dir.clone(),
+            identity: identity.clone(),
+            engine: Arc::clone(&self.engine),
+            store: self.store(),
+            cluster: self.cluster.clone(),
+            peers: Arc::clone(&self.peers),
+            first: config.bootstrap.nodes.iter().map(|n| n.id).collect(),
+            latches: api.latches.clone(),
+            silence,
+            removed: removed.clone(),
+        };
+        self.tasks.spawn_until_stop("standing", standing.run());
+        if identity.removed {
+            return;
+        }
+        self.govern(&config, api, silence);
+        let groups = GroupLoop::new(GroupParts {
+            me: self.me.clone(),
+            engine: Arc::clone(&self.engine),
+            store: self.store(),
+            cluster: self.cluster.clone(),
+            peers: Arc::clone(&self.peers),
+            tasks: self.tasks.clone(),
+            moves: Moves {
+                auto: config.failover.auto,
+                stable_for: config.failover.stable_for,
+                inhibit_window: config.failover.inhibit_window,
+            },
+            removed: removed.subscribe(),
+        });
+        self.tasks.spawn_until_stop("group loop", groups.run());
+        let joining = bootstrap::Joining {
+            config,
+            identity,
+            engine: Arc::clone(&self.engine),
+            store: self.store(),
+            peers: Arc::clone(&self.peers),
+            latches: api.latches.clone(),
+        };
+        let mut removed = removed.subscribe();
+        self.tasks.spawn_until_stop("join", async move {
+            tokio::select! {
+                () = joining.run() => {}
+                _ = removed.wait_for(|removed| *removed) => {}
+            }
+        });
+    }
+
+    /// What only the leader of group 0 does, for when this node is.
+    fn govern(&self, config: &Config, api: &Api, silence: Duration) {
+        let controller = Controller::new(
+            self.me.0,
+            Arc::clone(&self.engine),
+            self.store(),
+            self.cluster.clone(),
+            silence,
+            config.groups.collect_after,
+        );
+        self.tasks.spawn_until_stop("controller", controller.run());
+        let deletions = Deletions::new(
+            Arc::clone(&self.engine),
+            self.store(),
+            api.placements(),
+            silence,
+        );
+        self.tasks.spawn_until_stop("deletions", deletions.run());
+    }
+
+    fn api(
+        &self,
+        config: &Config,
+        identity: &Identity,
+        data: DataService,
+        placements: Placements,
+    ) -> Api {
+        let regions = Regions::new(self.store(), self.cluster.clone());
+        let nodes = Nodes::new(
+            (self.me.0, identity.disk_id.clone()),
+            Arc::clone(&self.engine),
+            self.store(),
+            self.cluster.clone(),
+            Arc::clone(&self.peers),
+        );
         let vitals = Arc::<ArcSwap<Vitals>>::default();
         let sampled = vitals::sample(Arc::clone(&self.engine), Arc::clone(&vitals));
         self.tasks.spawn_until_stop("vitals", sampled);
@@ -308,6 +381,7 @@ impl Parts {
             auth: config.auth.clone(),
             placements,
             regions,
+            nodes,
             data,
             engine: Arc::clone(&self.engine),
             store: Arc::clone(&self.store) as Arc<dyn Metastore>,

@@ -12,14 +12,16 @@ use maia_common::topology::{Leader, Node};
 use maia_common::wire::peer as wire;
 use tonic::{Request, Response, Status};
 
+use super::clock::unix_us;
 use super::cluster::{Cluster, Hint};
 use super::data::DataService;
 use super::identity::Identity;
 use super::peers::PeerError;
 use crate::core::keyspace;
+use crate::core::metastore::{Precondition, Transaction};
 use crate::core::record::Record;
 use crate::feed::{Hub, Subscriber};
-use crate::metastore::{self, RaftMetastore};
+use crate::metastore::{self, Metastore, RaftMetastore};
 use crate::raft::{Engine, ProposeError};
 
 /// The gRPC service between coordinators.
@@ -76,6 +78,32 @@ fn refusal_of(error: ProposeError) -> wire::Refusal {
         ProposeError::Overloaded => refuse(ErrorCode::Unavailable, "the leader is overloaded"),
         ProposeError::TooLarge { .. } => refuse(ErrorCode::BodyTooLarge, error.to_string()),
         ProposeError::Stopped(reason) => refuse(ErrorCode::Unavailable, reason),
+    }
+}
+
+impl PeerService {
+    /// Notes the disk as the node's if its record has none yet. The caller asks again to see what
+    /// came of it.
+    async fn claim(&self, node: NodeId, disk_id: &str) {
+        let key = keyspace::node(node);
+        let Ok(Some(stored)) = metastore::get::<Node>(&*self.store, &key) else {
+            return;
+        };
+        if !stored.value.disk_id.is_empty() || disk_id.is_empty() {
+            return;
+        }
+        let claimed = Node {
+            disk_id: disk_id.to_owned(),
+            ..stored.value
+        };
+        let id = format!("claim-{node}-{:032x}", fastrand::u128(..));
+        let transaction = Transaction::new(id, unix_us())
+            .when(&key, Precondition::At(stored.revision))
+            .put_json(key, &claimed);
+        let deadline = Instant::now() + limits::METASTORE_ATTEMPT;
+        if let Err(error) = self.store.transact(transaction, deadline).await {
+            tracing::info!(%node, %error, "a new node's disk could not be noted");
+        }
     }
 }
 
@@ -160,15 +188,30 @@ impl wire::peer_server::Peer for PeerService {
         &self,
         request: Request<wire::IdentifyRequest>,
     ) -> Result<Response<wire::IdentifyReply>, Status> {
-        let asking = NodeId::new(request.into_inner().asking_node);
-        let known = metastore::get::<Node>(&*self.store, &keyspace::node(asking))
-            .map_err(|error| Status::internal(error.to_string()))?;
+        let request = request.into_inner();
+        let asking = NodeId::new(request.asking_node);
+        if request.claim {
+            self.claim(asking, &request.asking_disk_id).await;
+        }
+        let read = |key: &str| {
+            metastore::get::<Node>(&*self.store, key)
+                .map_err(|error| Status::internal(error.to_string()))
+        };
+        let known = read(&keyspace::node(asking))?.map(|stored| stored.value);
+        let was_removed = read(&keyspace::retired_node(asking))?.is_some();
         let status = self.engine.status(GroupId::METASTORE);
         Ok(Response::new(wire::IdentifyReply {
             node: self.identity.node.get(),
             disk_id: self.identity.disk_id.clone(),
             initialized: status.is_some_and(|s| !s.voters.is_empty()),
-            known_disk_of_asking: known.map_or_else(String::new, |node| node.value.disk_id),
+            known_disk_of_asking: known
+                .as_ref()
+                .map_or_else(String::new, |node| node.disk_id.clone()),
+            record_of_asking: known
+                .and_then(|node| serde_json::to_vec(&node).ok())
+                .unwrap_or_default()
+                .into(),
+            asking_was_removed: was_removed,
         }))
     }
 

@@ -209,7 +209,8 @@ impl Peers {
         Ok(position(reply.term, reply.index))
     }
 
-    /// Asks a node who it is, and what it knows of this one.
+    /// Asks a node who it is, and what it knows of this one; with `claim` it first notes this disk as
+    /// this node's, unless another is noted.
     ///
     /// # Errors
     /// [`PeerError`].
@@ -217,12 +218,14 @@ impl Peers {
         &self,
         node: NodeId,
         me: (NodeId, &str),
+        claim: bool,
         deadline: Instant,
     ) -> Result<wire::IdentifyReply, PeerError> {
         let mut client = self.client(node)?;
         let request = wire::IdentifyRequest {
             asking_node: me.0.get(),
             asking_disk_id: me.1.to_owned(),
+            claim,
         };
         call(deadline, client.identify(request)).await
     }

@@ -151,8 +151,7 @@ impl Placements {
             }
             let found = self.find(&request.tenant)?;
             let (key, properties) = self.check(request, &found)?;
-            let group = self.recorded(&key, deadline).await?;
-            let group = self.active(group, deadline).await?;
+            let group = self.open_group(&key, deadline).await?;
             let (placed, transaction) = plans::place(
                 &found,
                 &request.tenant,
@@ -242,15 +241,22 @@ impl Placements {
         deadline: Instant,
     ) -> Result<(), Refusal> {
         let id = request_id(key, "remove", tenant.as_str().as_bytes());
+        let mut begun = false;
         for _ in 0..MAX_PLANS {
             self.settle(deadline).await?;
             if earlier::<()>(&*self.store, &id)?.is_some() {
                 return Ok(());
             }
             let Some(present) = self.stored(tenant)? else {
-                return Err(unknown_tenant(tenant));
+                // Another, such as the controller, may have ended what was begun.
+                return if begun {
+                    Ok(())
+                } else {
+                    Err(unknown_tenant(tenant))
+                };
             };
             if present.value.state == PlacementState::Deleting {
+                begun = true;
                 let (group, revision) = (present.value.group, present.revision);
                 self.data.purge(tenant, group, revision, deadline).await?;
                 let end = plans::end_removal(&present.value, revision, id.id(), unix_us());
@@ -283,6 +289,12 @@ impl Placements {
             }
             let last = metastore::get::<GroupId>(&*self.store, keyspace::LAST_GROUP)?;
             let last = last.map(|l| (l.value, l.revision));
+            // A group is made of nodes that take part as of the last change of groups: an operator
+            // may be taking one out.
+            if last.is_some_and(|(_, revision)| revision > cluster.revision) {
+                self.settle(deadline).await?;
+                continue;
+            }
             let id = request_id(None, "group", b"");
             let (transaction, record) =
                 plans::create_group(&cluster, last, key, id.id(), unix_us())?;
@@ -294,12 +306,28 @@ impl Placements {
         Err(too_busy())
     }
 
-    /// The group's record once its first leader has confirmed it.
+    /// The active group with this key, made when there is none.
+    async fn open_group(
+        &self,
+        key: &GroupKey,
+        deadline: Instant,
+    ) -> Result<Versioned<GroupRecord>, Refusal> {
+        for _ in 0..MAX_PLANS {
+            let group = self.recorded(key, deadline).await?;
+            if let Some(group) = self.active(group, deadline).await? {
+                return Ok(group);
+            }
+            self.settle(deadline).await?;
+        }
+        Err(too_busy())
+    }
+
+    /// The group's record once its first leader has confirmed it; none when it was closed meanwhile.
     async fn active(
         &self,
         group: GroupId,
         deadline: Instant,
-    ) -> Result<Versioned<GroupRecord>, Refusal> {
+    ) -> Result<Option<Versioned<GroupRecord>>, Refusal> {
         let is_active = |state: &ClusterState| {
             state
                 .groups
@@ -311,9 +339,7 @@ impl Placements {
             return Err(Refusal::new(ErrorCode::GroupLeaderless, text));
         }
         let stored = metastore::get::<GroupRecord>(&*self.store, &keyspace::group(group))?;
-        stored
-            .filter(|g| g.value.state == GroupState::Active)
-            .ok_or_else(too_busy)
+        Ok(stored.filter(|g| g.value.state == GroupState::Active))
     }
 
     async fn settle(&self, deadline: Instant) -> Result<(), Refusal> {

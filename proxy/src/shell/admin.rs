@@ -76,7 +76,7 @@ impl HttpServerApp for Admin {
         session.write_response_body(body.into(), true).await.ok()?;
         let mut settings = HttpPersistentSettings::for_session(&session);
         let stream = session.finish().await.ok()??;
-        guard.request_ends();
+        guard.request_ends(std::time::Instant::now());
         settings.set_user_context(guard);
         Some(ReusedHttpStream::from_reusable_stream(stream, settings))
     }

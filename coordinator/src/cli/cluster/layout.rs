@@ -154,6 +154,7 @@ fn coordinator(cluster: &ClusterFile, own: &RegionEntry, key: &Path, preset: Pre
         election: config::ElectionSection::default(),
         failover: config::Failover::default(),
         replication: config::Replication::default(),
+        groups: config::Groups::default(),
     }
 }
 

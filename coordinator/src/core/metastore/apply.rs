@@ -128,6 +128,7 @@ fn check(transaction: &wire::Transaction) -> Result<(), String> {
                 events += 1;
                 (EVENT_PREFIX, event.len())
             }
+            Some(wire::operation::What::Add(add)) => (add.key.as_str(), 0),
             None => return Err("an operation of a kind that this version lacks".to_owned()),
         };
         if size > limits::MAX_META_VALUE_BYTES {
@@ -190,18 +191,14 @@ fn write(
                 };
                 keys.push(put(&p.key, &p.value, (created, revision), out));
             }
-            Some(wire::operation::What::Delete(key)) => {
-                out.delete(StateCf::Meta, meta_key(key));
-                keys.push(wire::MetaKeyChange {
-                    key: key.clone(),
-                    deleted: true,
-                    value: Bytes::new(),
-                });
-            }
+            Some(wire::operation::What::Delete(key)) => keys.push(delete(key, out)),
             Some(wire::operation::What::Event(event)) => {
                 let key = format!("{EVENT_PREFIX}{:020}", revision.get());
                 keys.push(put(&key, event, (None, revision), out));
                 cap_events(view, out)?;
+            }
+            Some(wire::operation::What::Add(sum)) => {
+                keys.push(add(sum, revision, view, out)?);
             }
             None => {}
         }
@@ -249,6 +246,38 @@ fn put(
         deleted: false,
         value: value.clone(),
     }
+}
+
+fn delete(key: &str, out: &mut Mutations) -> wire::MetaKeyChange {
+    out.delete(StateCf::Meta, meta_key(key));
+    wire::MetaKeyChange {
+        key: key.to_owned(),
+        deleted: true,
+        value: Bytes::new(),
+    }
+}
+
+/// The number under the key and the delta together; nothing stays under the key at 0 or below, nor
+/// of what is no number.
+fn add(
+    sum: &wire::Add,
+    revision: Revision,
+    view: &dyn StateView,
+    out: &mut Mutations,
+) -> Result<wire::MetaKeyChange, StateError> {
+    let stored = view.get(StateCf::Meta, &meta_key(&sum.key))?;
+    let stored = stored.map(decode_value).transpose()?;
+    let before = stored.as_ref().and_then(|stored| {
+        let text = std::str::from_utf8(&stored.value).ok()?;
+        text.parse::<i64>().ok()
+    });
+    let after = before.unwrap_or(0).saturating_add(sum.delta);
+    if after <= 0 {
+        return Ok(delete(&sum.key, out));
+    }
+    let created = stored.map(|stored| stored.create_revision);
+    let value = after.to_string().into();
+    Ok(put(&sum.key, &value, (created, revision), out))
 }
 
 /// Drops the oldest event once more than the cap are kept. The drop is no change for watchers.

@@ -81,6 +81,17 @@ impl Transaction {
         self.operation(wire::operation::What::Delete(key.into()))
     }
 
+    /// Adds to the number under the key; the key is absent while it is 0. Compares nothing, so that
+    /// any number of transactions may add at once.
+    #[must_use]
+    pub fn add(self, key: impl Into<String>, delta: i64) -> Self {
+        let add = wire::Add {
+            key: key.into(),
+            delta,
+        };
+        self.operation(wire::operation::What::Add(add))
+    }
+
     /// Adds an event, kept under this transaction's revision.
     #[must_use]
     pub fn event(self, event: &impl serde::Serialize) -> Self {

@@ -146,24 +146,22 @@ pub struct LoadPlan<'a> {
     pub tally: Tally,
     seen: BTreeMap<&'a TenantId, &'a PlacementSpec>,
     puts: Vec<(&'a Found, Placement)>,
-    groups: BTreeMap<GroupId, Revision>,
+    groups: BTreeMap<GroupId, GroupPart>,
+}
+
+/// What a load means for one group.
+#[derive(Debug)]
+struct GroupPart {
+    /// The revision at which it is active.
+    at: Revision,
+    /// Tenants that it gets.
+    created: i64,
 }
 
 impl<'a> LoadPlan<'a> {
     /// Decides for one item, given what is known of its tenant and where its spec leads.
     pub fn add(&mut self, line: &'a Line, found: &'a Found, home: &Result<Home, Trouble>) {
         let (number, item) = line;
-        match self.seen.insert(&item.tenant, &item.spec) {
-            Some(earlier) if *earlier == item.spec => {
-                self.tally.unchanged += 1;
-                return;
-            }
-            Some(_) => {
-                let text = "the tenant is there twice, with different placements";
-                return self.fail(*number, &item.tenant, ErrorCode::InvalidRequest, text);
-            }
-            None => {}
-        }
         let home = match home {
             Ok(home) => home,
             Err(trouble) => {
@@ -178,15 +176,23 @@ impl<'a> LoadPlan<'a> {
                 return self.fail(*number, &item.tenant, code, &detail);
             }
         };
-        match placed.change {
-            Change::Created => self.tally.created += 1,
-            Change::Changed => self.tally.changed += 1,
-            Change::Unchanged => {
+        match (self.seen.insert(&item.tenant, &item.spec), placed.change) {
+            (Some(earlier), _) if *earlier != item.spec => {
+                let text = "the tenant is there twice, with different placements";
+                return self.fail(*number, &item.tenant, ErrorCode::InvalidRequest, text);
+            }
+            (Some(_), _) | (None, Change::Unchanged) => {
                 self.tally.unchanged += 1;
                 return;
             }
+            (None, Change::Created) => self.tally.created += 1,
+            (None, Change::Changed) => self.tally.changed += 1,
         }
-        self.groups.insert(group, at);
+        let part = self
+            .groups
+            .entry(group)
+            .or_insert(GroupPart { at, created: 0 });
+        part.created += i64::from(placed.change == Change::Created);
         self.puts.push((found, placed.placement));
     }
 
@@ -209,8 +215,11 @@ impl<'a> LoadPlan<'a> {
     #[must_use]
     pub fn transaction(&self, id: &str, now_unix_us: u64) -> Transaction {
         let mut transaction = Transaction::new(id, now_unix_us);
-        for (group, at) in &self.groups {
-            transaction = transaction.when(keyspace::group(*group), Precondition::At(*at));
+        for (group, part) in &self.groups {
+            transaction = transaction.when(keyspace::group(*group), Precondition::At(part.at));
+            if part.created > 0 {
+                transaction = transaction.add(keyspace::refs(*group), part.created);
+            }
         }
         for (found, placement) in &self.puts {
             transaction = put_placement(transaction, found, placement);

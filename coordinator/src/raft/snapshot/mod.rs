@@ -72,19 +72,10 @@ impl SnapshotStore {
 
     /// Finds the group's newest file on disk; older ones are deleted.
     pub(crate) fn load(&self, group: GroupId) -> io::Result<()> {
-        let prefix = format!("group-{group}-");
         let mut newest: Option<RaftSnapshot> = None;
-        let mut paths = Vec::new();
-        for file in std::fs::read_dir(&self.dir)? {
-            let path = file?.path();
-            let name = path
-                .file_name()
-                .and_then(|n| n.to_str())
-                .unwrap_or_default();
-            if !name.starts_with(&prefix) {
-                continue;
-            }
-            let snapshot = SnapshotFile::open(&path)?;
+        let paths = self.files(group)?;
+        for path in &paths {
+            let snapshot = SnapshotFile::open(path)?;
             let meta = format::read_meta(&snapshot.file, group)?;
             if newest
                 .as_ref()
@@ -92,7 +83,6 @@ impl SnapshotStore {
             {
                 newest = Some(RaftSnapshot { meta, snapshot });
             }
-            paths.push(path);
         }
         let keep = newest.as_ref().map(|n| n.snapshot.path.clone());
         for path in paths.into_iter().filter(|path| Some(path) != keep.as_ref()) {
@@ -109,12 +99,26 @@ impl SnapshotStore {
         self.lock().get(&group).cloned()
     }
 
-    /// Deletes the group's snapshot.
+    /// Deletes the group's snapshots, loaded or not, whole or damaged.
     pub(crate) fn forget(&self, group: GroupId) -> io::Result<()> {
-        match self.lock().remove(&group) {
-            Some(old) => std::fs::remove_file(&old.snapshot.path),
-            None => Ok(()),
+        self.lock().remove(&group);
+        for path in self.files(group)? {
+            std::fs::remove_file(path)?;
         }
+        Ok(())
+    }
+
+    fn files(&self, group: GroupId) -> io::Result<Vec<PathBuf>> {
+        let prefix = format!("group-{group}-");
+        let mut paths = Vec::new();
+        for file in std::fs::read_dir(&self.dir)? {
+            let path = file?.path();
+            let name = path.file_name().and_then(|n| n.to_str());
+            if name.is_some_and(|name| name.starts_with(&prefix)) {
+                paths.push(path);
+            }
+        }
+        Ok(paths)
     }
 
     /// A new temporary file in the folder, deleted unless adopted.

@@ -1,13 +1,15 @@
 //! Reads of applied state by everyone else: the API, the feed, reconcilers. A read sees some
 //! prefix of what was applied; a [`StateSnapshot`] sees one prefix for as long as it is held.
-//! While a large snapshot is being installed in pieces a group's keys are incomplete: ask the
-//! engine for a read barrier first where that matters.
+//! While a large snapshot is being installed in pieces a group's keys are incomplete: see
+//! [`StateSnapshot::check_complete`].
 
 use std::sync::Arc;
 
+use maia_common::GroupId;
 use rocksdb::{DB, Direction, IteratorMode, ReadOptions};
 
 use super::super::db::{StateCf, family};
+use super::super::keys::{INSTALLING_MARK, group_key};
 use super::applier::{Rows, StateError, StateView};
 
 /// A handle to applied state. Cheap to clone.
@@ -51,6 +53,23 @@ impl StateView for StateReader {
 pub struct StateSnapshot<'a> {
     db: &'a DB,
     snapshot: rocksdb::Snapshot<'a>,
+}
+
+impl StateSnapshot<'_> {
+    /// Whether all of the group's keys are here: not so in the middle of a large snapshot's
+    /// installation.
+    ///
+    /// # Errors
+    /// [`StateError`] that says so, or that the database failed.
+    pub fn check_complete(&self, group: GroupId) -> Result<(), StateError> {
+        let mark = group_key(group, INSTALLING_MARK);
+        match self.get(StateCf::Marks, &mark)? {
+            None => Ok(()),
+            Some(_) => Err(StateError {
+                reason: format!("the state of group {group} is just being replaced by a newer one"),
+            }),
+        }
+    }
 }
 
 impl StateView for StateSnapshot<'_> {

@@ -132,7 +132,12 @@ impl Placements {
             BTreeMap::new();
         for (key, group) in groups {
             let group = match group {
-                Ok(group) => self.active(group, patience).await.map_err(Trouble::from),
+                Ok(group) => match self.active(group, patience).await {
+                    Ok(Some(group)) => Ok(group),
+                    // Closed a moment ago: another one takes its place.
+                    Ok(None) => self.open_group(&key, patience).await.map_err(Trouble::from),
+                    Err(refusal) => Err(refusal.into()),
+                },
                 Err(trouble) => Err(trouble),
             };
             active.insert(key, group);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING,
 };
-use http::{HeaderValue, Version};
+use http::{HeaderValue, Method, Version};
 use maia_common::ErrorCode;
 use pingora::proxy::Session;
 
@@ -82,6 +82,7 @@ impl Proxy {
         let bodyless = session.as_downstream_mut().is_body_empty();
         let request = session.req_header();
         let preflight = bodyless
+            && request.method == Method::OPTIONS
             && request.headers.contains_key(ORIGIN)
             && request.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
         ctx.class = classify(&request.method, preflight);

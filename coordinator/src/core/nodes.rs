@@ -1,0 +1,353 @@
+//! Adding and removing coordinators, as operators ask for it: what is refused, and the transaction
+//! that begins it. Pure plans over a picture of the cluster; run by `shell/nodes`. What follows is the
+//! controller's (`core/membership`) and the groups' leaders' (`core/group_life`).
+//!
+//! A removal is one transaction: the node is `removing`, and every group that goes on without it has
+//! it among those that leave. It also rewrites the last group's id, which every new group compares:
+//! so none is made with the node meanwhile. Invariants: I2 (nothing is begun that a majority of the
+//! voters, before and after, does not answer; the last copy of data never goes).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use maia_common::error_code::ErrorCode;
+use maia_common::ids::{GroupId, NodeId, RegionName};
+use maia_common::limits::MAX_NODES;
+use maia_common::placement::{GroupRecord, GroupState, MemberRole};
+use maia_common::position::Revision;
+use maia_common::topology::{Node, NodeState};
+use serde::{Deserialize, Serialize};
+
+use super::cluster_state::ClusterState;
+use super::keyspace;
+use super::membership::has_majority;
+use super::metastore::{Precondition, Transaction};
+use super::placements::Event;
+
+/// What an operator says of a new node.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewNode {
+    /// Its id, never used before.
+    pub id: NodeId,
+    /// Its region, one of the cluster's.
+    pub region: RegionName,
+    /// `host:port` of its gRPC listener, as the other coordinators reach it.
+    pub rpc_addr: String,
+    /// URL of its HTTP API.
+    pub api_url: String,
+    /// It votes in the metastore and never holds tenants' data.
+    #[serde(default)]
+    pub witness: bool,
+}
+
+/// Why a node can't be added or removed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NodeRefusal {
+    /// The id stands for a node, or stood for one.
+    #[error("node id {0} is in use, or was: a node id is never used twice")]
+    IdUsed(NodeId),
+    /// The cluster has no such region.
+    #[error("there is no region `{0}`")]
+    UnknownRegion(RegionName),
+    /// The cluster has its cap of nodes.
+    #[error("the cluster has {MAX_NODES} coordinators, as many as it may have")]
+    TooMany,
+    /// A field is not what it should be.
+    #[error("{0}")]
+    Illegal(&'static str),
+    /// There is no such node.
+    #[error("there is no node {0}")]
+    Unknown(NodeId),
+    /// Group 0, or a group, could not go on.
+    #[error(
+        "{what} would lose its majority: {answering} of its {voters} voters answer now, and {left} \
+         of the {stay} that would stay; start those that are down first"
+    )]
+    Majority {
+        /// Which group.
+        what: String,
+        /// Voters that answer.
+        answering: usize,
+        /// All voters.
+        voters: usize,
+        /// Voters that would stay and answer.
+        left: usize,
+        /// Voters that would stay.
+        stay: usize,
+    },
+    /// It has the only copy of a group's data.
+    #[error(
+        "the node holds the only copy of group {0}: remove the tenants of that group first, or move \
+         them; a group without tenants goes by itself after a while"
+    )]
+    OnlyCopy(GroupId),
+}
+
+impl NodeRefusal {
+    /// The code that clients see.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            NodeRefusal::IdUsed(_) | NodeRefusal::UnknownRegion(_) | NodeRefusal::TooMany => {
+                ErrorCode::NodeConflict
+            }
+            NodeRefusal::Illegal(_) => ErrorCode::InvalidRequest,
+            NodeRefusal::Unknown(_) => ErrorCode::NotFound,
+            NodeRefusal::Majority { .. } | NodeRefusal::OnlyCopy(_) => ErrorCode::DataLossRefused,
+        }
+    }
+}
+
+/// The transaction that adds the node; none when it stands there already, just so.
+///
+/// # Errors
+/// [`NodeRefusal`].
+pub fn add(
+    state: &ClusterState,
+    is_retired: bool,
+    new: &NewNode,
+    id: &str,
+    now_unix_us: u64,
+) -> Result<Option<Transaction>, NodeRefusal> {
+    check(new)?;
+    if let Some(known) = state.nodes.get(&new.id) {
+        let same = known.region == new.region
+            && known.rpc_addr == new.rpc_addr
+            && known.api_url == new.api_url
+            && known.witness == new.witness
+            && known.state != NodeState::Removing;
+        return if same {
+            Ok(None)
+        } else {
+            Err(NodeRefusal::IdUsed(new.id))
+        };
+    }
+    if is_retired {
+        return Err(NodeRefusal::IdUsed(new.id));
+    }
+    if !state.regions.contains_key(&new.region) {
+        return Err(NodeRefusal::UnknownRegion(new.region.clone()));
+    }
+    if state.nodes.len() >= MAX_NODES {
+        return Err(NodeRefusal::TooMany);
+    }
+    let node = Node {
+        id: new.id,
+        region: new.region.clone(),
+        rpc_addr: new.rpc_addr.clone(),
+        api_url: new.api_url.clone(),
+        disk_id: String::new(),
+        state: NodeState::Joining,
+        witness: new.witness,
+    };
+    let transaction = Transaction::new(id, now_unix_us)
+        .when(keyspace::node(new.id), Precondition::Absent)
+        .when(keyspace::retired_node(new.id), Precondition::Absent)
+        .when(keyspace::region(&new.region), Precondition::Present)
+        .put_json(keyspace::node(new.id), &node)
+        .event(&event("node_added", &node, now_unix_us));
+    Ok(Some(transaction))
+}
+
+fn check(new: &NewNode) -> Result<(), NodeRefusal> {
+    let is_host_port = new.rpc_addr.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok()
+    });
+    if new.id.get() == 0 {
+        return Err(NodeRefusal::Illegal("id: must be at least 1"));
+    }
+    if !is_host_port {
+        return Err(NodeRefusal::Illegal("rpc_addr: must be host:port"));
+    }
+    let is_url = new.api_url.parse::<http::Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some()
+    });
+    if is_url {
+        Ok(())
+    } else {
+        Err(NodeRefusal::Illegal(
+            "api_url: must be http://… or https://…",
+        ))
+    }
+}
+
+/// What a removal does: shown before it is asked for, and answered when it is begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Removal {
+    /// The node.
+    pub node: NodeId,
+    /// Its region.
+    pub region: RegionName,
+    /// Whether it answers now.
+    pub answers: bool,
+    /// Voters of the metastore now.
+    pub metastore_voters: usize,
+    /// How many of them stay.
+    pub metastore_voters_left: usize,
+    /// The groups that go on without it.
+    pub groups: Vec<GroupLoss>,
+}
+
+/// A group that goes on without the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GroupLoss {
+    /// The group.
+    pub group: GroupId,
+    /// The nodes that keep its data.
+    pub copies_left: Vec<NodeId>,
+    /// Whether the node was where the group's primary belongs.
+    pub loses_home: bool,
+}
+
+/// What removing the node does, when it may be done. `root` are the voters of group 0, `answering`
+/// the nodes that answer now.
+///
+/// # Errors
+/// [`NodeRefusal`].
+pub fn plan_removal(
+    state: &ClusterState,
+    root: &BTreeSet<NodeId>,
+    answering: &BTreeSet<NodeId>,
+    node: NodeId,
+) -> Result<Removal, NodeRefusal> {
+    let record = state.nodes.get(&node).ok_or(NodeRefusal::Unknown(node))?;
+    let left = check_majority("the metastore", root, answering, node)?;
+    let open = state.groups.values().filter(|group| {
+        group.state != GroupState::Closing && group.staying().any(|m| m.node == node)
+    });
+    let groups = open.map(|group| loss(group, answering, node));
+    Ok(Removal {
+        node,
+        region: record.region.clone(),
+        answers: answering.contains(&node),
+        metastore_voters: root.len(),
+        metastore_voters_left: left,
+        groups: groups.collect::<Result<_, _>>()?,
+    })
+}
+
+fn loss(
+    group: &GroupRecord,
+    answering: &BTreeSet<NodeId>,
+    node: NodeId,
+) -> Result<GroupLoss, NodeRefusal> {
+    let copies_left: Vec<NodeId> = group
+        .staying()
+        .map(|m| m.node)
+        .filter(|m| *m != node)
+        .collect();
+    if copies_left.is_empty() {
+        return Err(NodeRefusal::OnlyCopy(group.id));
+    }
+    // Those that leave already may still be voters in Raft's eyes.
+    let voters = group.members.iter().filter(|m| m.role == MemberRole::Voter);
+    let voters = voters.map(|m| m.node).filter(|m| !group.left.contains(m));
+    check_majority(
+        &format!("group {}", group.id),
+        &voters.collect(),
+        answering,
+        node,
+    )?;
+    Ok(GroupLoss {
+        group: group.id,
+        copies_left,
+        loses_home: group.members.first().is_some_and(|m| m.node == node),
+    })
+}
+
+/// How many voters stay, when a majority answers both before and after.
+fn check_majority(
+    what: &str,
+    voters: &BTreeSet<NodeId>,
+    answering: &BTreeSet<NodeId>,
+    node: NodeId,
+) -> Result<usize, NodeRefusal> {
+    if !voters.contains(&node) {
+        return Ok(voters.len());
+    }
+    let stay: BTreeSet<NodeId> = voters.iter().copied().filter(|v| *v != node).collect();
+    if has_majority(voters, answering) && has_majority(&stay, answering) {
+        return Ok(stay.len());
+    }
+    Err(NodeRefusal::Majority {
+        what: what.to_owned(),
+        answering: voters.intersection(answering).count(),
+        voters: voters.len(),
+        left: stay.intersection(answering).count(),
+        stay: stay.len(),
+    })
+}
+
+/// The revisions that a removal was planned on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Of the node's record.
+    pub node: Revision,
+    /// Of the last group's id, and the id; none: there never was a group.
+    pub last_group: Option<(GroupId, Revision)>,
+    /// Of the records of the groups in question.
+    pub groups: BTreeMap<GroupId, (GroupRecord, Revision)>,
+}
+
+/// The transaction that begins the removal.
+#[must_use]
+pub fn begin_removal(
+    node: &Node,
+    plan: &Removal,
+    seen: &Seen,
+    id: &str,
+    now_unix_us: u64,
+) -> Transaction {
+    let removing = Node {
+        state: NodeState::Removing,
+        ..node.clone()
+    };
+    let (last, last_seen) = match seen.last_group {
+        Some((last, revision)) => (last, Precondition::At(revision)),
+        None => (GroupId::METASTORE, Precondition::Absent),
+    };
+    let mut transaction = Transaction::new(id, now_unix_us)
+        .when(keyspace::node(node.id), Precondition::At(seen.node))
+        .when(keyspace::LAST_GROUP, last_seen)
+        .put_json(keyspace::node(node.id), &removing)
+        .put_json(keyspace::LAST_GROUP, &last)
+        .event(&event("node_removing", node, now_unix_us));
+    for (group, (record, revision)) in &seen.groups {
+        if !plan.groups.iter().any(|loss| loss.group == *group) {
+            continue;
+        }
+        let mut record = record.clone();
+        record.leaving.insert(node.id);
+        transaction = transaction
+            .when(keyspace::group(*group), Precondition::At(*revision))
+            .put_json(keyspace::group(*group), &record);
+    }
+    transaction
+}
+
+/// The transaction after which the node is no more, and its id never used again.
+#[must_use]
+pub fn retire(node: &Node, at: Revision, id: &str, now_unix_us: u64) -> Transaction {
+    Transaction::new(id, now_unix_us)
+        .when(keyspace::node(node.id), Precondition::At(at))
+        .delete(keyspace::node(node.id))
+        .put_json(keyspace::retired_node(node.id), node)
+        .event(&event("node_removed", node, now_unix_us))
+}
+
+/// An event about a node.
+#[must_use]
+pub fn event(kind: &str, node: &Node, now_unix_us: u64) -> Event {
+    let witness = if node.witness { ", a witness" } else { "" };
+    Event {
+        kind: kind.into(),
+        at_unix_us: now_unix_us,
+        tenant: None,
+        group: None,
+        detail: format!("node {} in {}{witness}", node.id, node.region),
+    }
+}
+
+#[cfg(test)]
+#[path = "nodes_test.rs"]
+mod tests;
