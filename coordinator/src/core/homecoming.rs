@@ -29,10 +29,7 @@ pub fn target(
     let well_for = |member: &Member| local.well_for.get(&member.node).copied();
     let moved_within = |window| local.moved_before.is_some_and(|ago| ago < window);
     let others = || {
-        let voters = record
-            .members
-            .iter()
-            .filter(|m| m.role == MemberRole::Voter);
+        let voters = record.staying().filter(|m| m.role == MemberRole::Voter);
         voters.filter(|m| m.node != node && is_open(m, cluster))
     };
     let own = record.members.iter().find(|m| m.node == node)?;
@@ -173,5 +170,10 @@ mod tests {
         };
         assert_eq!(ask(&[]), Some(NodeId::new(1)));
         assert_eq!(ask(&["a"]), None);
+        let mut leaving = record();
+        leaving.leaving = [NodeId::new(1)].into();
+        let well = local(&[(1, 99)], None);
+        let to = target(NodeId::new(2), &leaving, &well, moves, &cluster(&[]));
+        assert_eq!(to, None, "nor to one that is taken out");
     }
 }
