@@ -10,6 +10,7 @@ mod health;
 mod latches;
 mod metrics;
 mod nodes;
+mod openapi;
 mod placements;
 mod problem;
 mod proxies;
@@ -77,6 +78,8 @@ pub struct Parts {
 pub struct Api {
     parts: Arc<Parts>,
     auth: Arc<auth::Tokens>,
+    /// The OpenAPI document; the router puts it here.
+    document: Arc<str>,
     /// Which parts of the node are ready.
     pub latches: Latches,
     /// Bounds the requests in flight, and drains them at the end.
@@ -92,6 +95,7 @@ impl Api {
         Self {
             parts: Arc::new(parts),
             auth,
+            document: Arc::from(""),
             latches: Latches::default(),
             gate,
         }

@@ -8,9 +8,11 @@ use maia_common::placement::{GroupRecord, MemberRole};
 use maia_common::topology::Leader;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
 use super::Api;
 use super::extract::Checked;
+use super::openapi::{Problems, shapes};
 use super::placements::page_limit;
 use super::problem::ApiError;
 use crate::core::cluster_state::ClusterState;
@@ -56,6 +58,14 @@ fn learners(record: &GroupRecord) -> Vec<NodeId> {
 }
 
 /// Group 0's election, and who leads every placement group.
+#[utoipa::path(
+    get,
+    path = "/admin/replication/election",
+    operation_id = "election",
+    tag = "cluster",
+    responses((status = 200, description = "As this node knows it", body = shapes::Election), Problems),
+    security(("bearer" = ["read"]))
+)]
 pub async fn election(State(api): State<Api>) -> Json<Value> {
     let root = api.parts.engine.status(GroupId::METASTORE);
     let state = api.parts.cluster.state();
@@ -93,14 +103,26 @@ pub async fn election(State(api): State<Api>) -> Json<Value> {
 }
 
 /// Which events.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct EventPage {
+    /// Only events of later revisions.
     after: Option<u64>,
+    /// At most so many, up to 1,000; 100 unless given.
     limit: Option<usize>,
 }
 
 /// A page of events, oldest first, after a revision.
+#[utoipa::path(
+    get,
+    path = "/admin/events",
+    operation_id = "list_events",
+    tag = "cluster",
+    params(EventPage),
+    responses((status = 200, description = "A page", body = shapes::EventPage), Problems),
+    security(("bearer" = ["read"]))
+)]
 pub async fn events(
     State(api): State<Api>,
     Checked(Query(page)): Checked<Query<EventPage>>,

@@ -65,7 +65,12 @@ impl Tokens {
     }
 }
 
-async fn demand(scope: Scope, api: &Api, request: Request, next: Next) -> Response {
+/// Lets through who has the scope.
+pub async fn demand(
+    State((api, scope)): State<(Api, Scope)>,
+    request: Request,
+    next: Next,
+) -> Response {
     let given = request.headers().get(header::AUTHORIZATION);
     let given = given.map(|value| value.to_str().unwrap_or_default());
     match api.auth.check(given, scope) {
@@ -78,21 +83,6 @@ async fn demand(scope: Scope, api: &Api, request: Request, next: Next) -> Respon
             ApiError::new(code, detail).into_response()
         }
     }
-}
-
-/// Lets through who may look.
-pub async fn read(State(api): State<Api>, request: Request, next: Next) -> Response {
-    demand(Scope::Read, &api, request, next).await
-}
-
-/// Lets through who may use resources.
-pub async fn data(State(api): State<Api>, request: Request, next: Next) -> Response {
-    demand(Scope::Data, &api, request, next).await
-}
-
-/// Lets through who may change the cluster.
-pub async fn admin(State(api): State<Api>, request: Request, next: Next) -> Response {
-    demand(Scope::Admin, &api, request, next).await
 }
 
 #[cfg(test)]

@@ -13,8 +13,10 @@ use maia_common::limits;
 use maia_common::wire::record as wire;
 use maia_common::wire::record::data_operation::What;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::extract::Checked;
+use super::openapi::{Problems, shapes};
 use super::placements::{idempotency_key, page_limit};
 use super::problem::ApiError;
 use super::{Api, deadline};
@@ -26,8 +28,10 @@ type Answer = Result<Response, ApiError>;
 type Body = Result<Bytes, BytesRejection>;
 
 /// How fresh a read must be.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Freshness {
+    /// `local` (default), or `strong`: at the leader.
     consistency: Option<String>,
 }
 
@@ -42,11 +46,16 @@ impl Freshness {
 }
 
 /// Which page of which resources.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Page {
+    /// At most so many, up to 1,000; 100 unless given.
     limit: Option<usize>,
+    /// Only what follows this resource.
     after: Option<String>,
+    /// Only ids that begin so.
     prefix: Option<String>,
+    /// `local` (default), or `strong`: at the leader.
     consistency: Option<String>,
 }
 
@@ -200,6 +209,20 @@ fn written(mut response: Response, written: &Written) -> Response {
 }
 
 /// Creates or replaces a resource.
+#[utoipa::path(
+    put,
+    path = "/v1/data/{kind}/{id}",
+    operation_id = "put_resource",
+    tag = "data",
+    params(("kind" = String, Path, description = "The type of the resource"), ("id" = String, Path, description = "The resource"), shapes::Tenant, shapes::Conditions),
+    request_body(content = String, content_type = "*/*", description = "Kept as it is"),
+    responses(
+        (status = 200, description = "It was replaced", body = shapes::Written),
+        (status = 201, description = "It is created", body = shapes::Written),
+        Problems
+    ),
+    security(("bearer" = ["data"]))
+)]
 pub async fn put(
     State(api): State<Api>,
     Checked(Path(path)): Checked<Path<(String, String)>>,
@@ -229,6 +252,16 @@ pub async fn put(
 }
 
 /// Changes a JSON resource by a merge patch (RFC 7396), and answers with the whole.
+#[utoipa::path(
+    patch,
+    path = "/v1/data/{kind}/{id}",
+    operation_id = "patch_resource",
+    tag = "data",
+    params(("kind" = String, Path, description = "The type of the resource"), ("id" = String, Path, description = "The resource"), shapes::Tenant, shapes::Conditions),
+    request_body(content = serde_json::Value, content_type = "application/merge-patch+json"),
+    responses((status = 200, description = "The whole resource", body = serde_json::Value), Problems),
+    security(("bearer" = ["data"]))
+)]
 pub async fn patch(
     State(api): State<Api>,
     Checked(Path(path)): Checked<Path<(String, String)>>,
@@ -249,6 +282,15 @@ pub async fn patch(
 }
 
 /// Deletes a resource.
+#[utoipa::path(
+    delete,
+    path = "/v1/data/{kind}/{id}",
+    operation_id = "remove_resource",
+    tag = "data",
+    params(("kind" = String, Path, description = "The type of the resource"), ("id" = String, Path, description = "The resource"), shapes::Tenant, shapes::Conditions),
+    responses((status = 204, description = "It is deleted"), Problems),
+    security(("bearer" = ["data"]))
+)]
 pub async fn remove(
     State(api): State<Api>,
     Checked(Path(path)): Checked<Path<(String, String)>>,
@@ -260,6 +302,19 @@ pub async fn remove(
 }
 
 /// One resource.
+#[utoipa::path(
+    get,
+    path = "/v1/data/{kind}/{id}",
+    operation_id = "get_resource",
+    tag = "data",
+    params(("kind" = String, Path, description = "The type of the resource"), ("id" = String, Path, description = "The resource"), Freshness, shapes::Tenant),
+    responses(
+        (status = 200, description = "As it was written", body = String, content_type = "*/*"),
+        (status = 304, description = "It has the ETag of If-None-Match"),
+        Problems
+    ),
+    security(("bearer" = ["data"]))
+)]
 pub async fn read(
     State(api): State<Api>,
     Checked(Path((kind, id))): Checked<Path<(String, String)>>,
@@ -303,6 +358,15 @@ pub async fn read(
 }
 
 /// A page of a type's resources.
+#[utoipa::path(
+    get,
+    path = "/v1/data/{kind}",
+    operation_id = "list_resources",
+    tag = "data",
+    params(("kind" = String, Path, description = "The type of the resource"), Page, shapes::Tenant),
+    responses((status = 200, description = "A page", body = shapes::ItemPage), Problems),
+    security(("bearer" = ["data"]))
+)]
 pub async fn list(
     State(api): State<Api>,
     Checked(Path(kind)): Checked<Path<String>>,

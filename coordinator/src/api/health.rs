@@ -12,6 +12,7 @@ use maia_common::ids::{GroupId, NodeId};
 use serde_json::{Value, json};
 
 use super::Api;
+use super::openapi::{Problems, shapes};
 use crate::core::cluster_state::ClusterState;
 use crate::raft::{Follower, GroupStatus, Role};
 use crate::shell::vitals::Vitals;
@@ -153,6 +154,18 @@ fn human_bytes(bytes: u64) -> String {
 }
 
 /// The node's health.
+#[utoipa::path(
+    get,
+    path = "/v1/replication/health",
+    operation_id = "health",
+    tag = "cluster",
+    responses(
+        (status = 200, description = "Healthy or degraded", body = shapes::Health),
+        (status = 503, description = "Unhealthy", body = shapes::Health),
+        Problems
+    ),
+    security(("bearer" = ["read"]))
+)]
 pub async fn health(State(api): State<Api>) -> Response {
     let (me, region) = &api.parts.me;
     let engine = &api.parts.engine;

@@ -132,6 +132,13 @@ fn groups(text: &mut Text, api: &Api) {
 }
 
 /// All metrics of this node.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "metrics",
+    tag = "node",
+    responses((status = 200, description = "Prometheus text", body = String, content_type = "text/plain"))
+)]
 pub async fn metrics(State(api): State<Api>) -> Response {
     let mut text = Text::default();
     wal(&mut text, &api.parts.engine.log_stats());

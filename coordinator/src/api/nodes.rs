@@ -8,19 +8,38 @@ use axum::response::{IntoResponse, Response};
 use maia_common::ids::NodeId;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
 use super::extract::Checked;
+use super::openapi::{Problems, shapes};
 use super::problem::ApiError;
 use super::{Api, deadline};
 use crate::core::nodes::NewNode;
 use crate::shell::nodes::Removed;
 
 /// The cluster's coordinators, as this node knows them.
+#[utoipa::path(
+    get,
+    path = "/admin/nodes",
+    operation_id = "list_nodes",
+    tag = "cluster",
+    responses((status = 200, description = "All coordinators", body = shapes::Nodes), Problems),
+    security(("bearer" = ["read"]))
+)]
 pub async fn list(State(api): State<Api>) -> Json<Value> {
     Json(json!({ "nodes": api.parts.nodes.list() }))
 }
 
 /// Adds a coordinator: 202 with its record; the same again changes nothing.
+#[utoipa::path(
+    post,
+    path = "/admin/nodes",
+    operation_id = "add_node",
+    tag = "cluster",
+    request_body = shapes::NewNode,
+    responses((status = 202, description = "It takes part as soon as it runs", body = shapes::Node), Problems),
+    security(("bearer" = ["admin"]))
+)]
 pub async fn add(State(api): State<Api>, body: Bytes) -> Result<Response, ApiError> {
     let new: NewNode = serde_json::from_slice(&body)
         .map_err(|error| ApiError::invalid(format!("the body is no node: {error}")))?;
@@ -29,14 +48,30 @@ pub async fn add(State(api): State<Api>, body: Bytes) -> Result<Response, ApiErr
 }
 
 /// Whether only to say what would happen.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct How {
+    /// Changes nothing.
     #[serde(default)]
     dry_run: bool,
 }
 
 /// Takes a coordinator out: 202 with what it does, 204 when it is out; a dry run 200.
+#[utoipa::path(
+    delete,
+    path = "/admin/nodes/{id}",
+    operation_id = "remove_node",
+    tag = "cluster",
+    params(("id" = u64, Path, description = "The coordinator"), How),
+    responses(
+        (status = 200, description = "What would happen", body = shapes::Removal),
+        (status = 202, description = "What happens", body = shapes::RemovalOrState),
+        (status = 204, description = "It is out"),
+        Problems
+    ),
+    security(("bearer" = ["admin"]))
+)]
 pub async fn remove(
     State(api): State<Api>,
     Checked(Path(node)): Checked<Path<u64>>,

@@ -12,8 +12,10 @@ use maia_common::limits;
 use maia_common::placement::PlacementSpec;
 use maia_common::position::Version;
 use serde::{Deserialize, Serialize};
+use utoipa::IntoParams;
 
 use super::extract::Checked;
+use super::openapi::{Problems, shapes};
 use super::problem::ApiError;
 use super::{Api, deadline};
 use crate::core::placements::Expected;
@@ -23,18 +25,25 @@ use crate::shell::placements::{Filter, PlacementView, PutRequest, unknown_tenant
 type Answer = Result<Response, ApiError>;
 
 /// Which page of a list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct Page {
+    /// At most so many, up to 1,000; 100 unless given.
     limit: Option<usize>,
+    /// Only what follows this tenant.
     after: Option<String>,
+    /// Only tenants whose home is this region.
     region: Option<String>,
+    /// Only tenants of this group.
     group: Option<u64>,
 }
 
 /// How fresh a read must be.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Freshness {
+    /// `strong` (default): as of the newest commit; `local`: as this node knows it.
     consistency: Option<String>,
 }
 
@@ -109,6 +118,15 @@ fn answer(status: StatusCode, view: &PlacementView) -> Response {
 }
 
 /// One placement; as of the newest commit unless `?consistency=local`.
+#[utoipa::path(
+    get,
+    path = "/v1/placements/{tenant}",
+    operation_id = "get_placement",
+    tag = "placements",
+    params(("tenant" = String, Path, description = "The tenant"), Freshness),
+    responses((status = 200, description = "The placement; its ETag is the version", body = shapes::Placement), Problems),
+    security(("bearer" = ["read"]))
+)]
 pub async fn get(
     State(api): State<Api>,
     Checked(Path(tenant)): Checked<Path<String>>,
@@ -129,6 +147,15 @@ pub async fn get(
 }
 
 /// A page of placements, as this node knows them.
+#[utoipa::path(
+    get,
+    path = "/v1/placements",
+    operation_id = "list_placements",
+    tag = "placements",
+    params(Page),
+    responses((status = 200, description = "A page", body = shapes::PlacementPage), Problems),
+    security(("bearer" = ["read"]))
+)]
 pub async fn list(State(api): State<Api>, Checked(Query(page)): Checked<Query<Page>>) -> Answer {
     let limit = page_limit(page.limit)?;
     let after = page.after.map(TenantId::new).transpose()?;
@@ -141,14 +168,30 @@ pub async fn list(State(api): State<Api>, Checked(Query(page)): Checked<Query<Pa
 }
 
 /// Whether only to say what would happen.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct How {
+    /// Changes nothing.
     #[serde(default)]
     dry_run: bool,
 }
 
 /// Places a tenant.
+#[utoipa::path(
+    put,
+    path = "/v1/placements/{tenant}",
+    operation_id = "put_placement",
+    tag = "placements",
+    params(("tenant" = String, Path, description = "The tenant"), How, shapes::Conditions),
+    request_body = shapes::PlacementSpec,
+    responses(
+        (status = 200, description = "It was placed already; or what a dry run says", body = shapes::PlacementOrDryRun),
+        (status = 201, description = "It is placed", body = shapes::Placement),
+        Problems
+    ),
+    security(("bearer" = ["admin"]))
+)]
 pub async fn put(
     State(api): State<Api>,
     Checked(Path(tenant)): Checked<Path<String>>,
@@ -179,7 +222,46 @@ pub async fn put(
     Ok(answer(status, &put.view))
 }
 
+/// Places a tenant, by the path that operators know.
+#[utoipa::path(
+    post,
+    path = "/admin/tenants/{tenant}/placement",
+    operation_id = "place_tenant",
+    tag = "placements",
+    params(("tenant" = String, Path, description = "The tenant"), How, shapes::Conditions),
+    request_body = shapes::PlacementSpec,
+    responses(
+        (status = 200, description = "It was placed already; or what a dry run says", body = shapes::PlacementOrDryRun),
+        (status = 201, description = "It is placed", body = shapes::Placement),
+        Problems
+    ),
+    security(("bearer" = ["admin"]))
+)]
+pub async fn place(
+    api: State<Api>,
+    tenant: Checked<Path<String>>,
+    how: Checked<Query<How>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    put(api, tenant, how, headers, body).await
+}
+
 /// Places many tenants: one JSON object a line.
+#[utoipa::path(
+    post,
+    path = "/v1/placements",
+    operation_id = "load_placements",
+    tag = "placements",
+    params(shapes::Key),
+    request_body(
+        content = String,
+        content_type = "application/x-ndjson",
+        description = "Up to 1,000 lines: `tenant`, and the fields of a placement's spec"
+    ),
+    responses((status = 200, description = "What became of the lines", body = shapes::Loaded), Problems),
+    security(("bearer" = ["admin"]))
+)]
 pub async fn load(State(api): State<Api>, headers: HeaderMap, body: Body) -> Answer {
     let body = whole(body, limits::MAX_LOAD_BODY_BYTES)?;
     let lines = parse(&body).map_err(|error| ApiError::invalid(error.to_string()))?;
@@ -199,6 +281,15 @@ pub async fn load(State(api): State<Api>, headers: HeaderMap, body: Body) -> Ans
 }
 
 /// Takes a placement away.
+#[utoipa::path(
+    delete,
+    path = "/v1/placements/{tenant}",
+    operation_id = "remove_placement",
+    tag = "placements",
+    params(("tenant" = String, Path, description = "The tenant"), shapes::Conditions),
+    responses((status = 204, description = "It is deleted, with its data"), Problems),
+    security(("bearer" = ["admin"]))
+)]
 pub async fn remove(
     State(api): State<Api>,
     Checked(Path(tenant)): Checked<Path<String>>,

@@ -7,21 +7,35 @@ use axum::response::{IntoResponse, Response};
 use maia_common::ids::ProxyId;
 use serde::Deserialize;
 use serde_json::json;
+use utoipa::IntoParams;
 
 use super::extract::Checked;
+use super::openapi::{Problems, shapes};
 use super::placements::page_limit;
 use super::problem::ApiError;
 use super::{Api, deadline};
 
 /// Which page of the list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct Page {
+    /// At most so many, up to 1,000; 100 unless given.
     limit: Option<usize>,
+    /// Only what follows this proxy.
     after: Option<String>,
 }
 
 /// A page of registered proxies, with what the coordinators that answer say of them.
+#[utoipa::path(
+    get,
+    path = "/admin/proxies",
+    operation_id = "list_proxies",
+    tag = "cluster",
+    params(Page),
+    responses((status = 200, description = "A page", body = shapes::ProxyPage), Problems),
+    security(("bearer" = ["read"]))
+)]
 pub async fn list(
     State(api): State<Api>,
     Checked(Query(page)): Checked<Query<Page>>,
@@ -37,6 +51,15 @@ pub async fn list(
 }
 
 /// Takes a registration back; 409 while the proxy is connected.
+#[utoipa::path(
+    delete,
+    path = "/admin/proxies/{proxy}",
+    operation_id = "remove_proxy",
+    tag = "cluster",
+    params(("proxy" = String, Path, description = "The proxy")),
+    responses((status = 204, description = "Its registration is gone"), Problems),
+    security(("bearer" = ["admin"]))
+)]
 pub async fn remove(
     State(api): State<Api>,
     Checked(Path(proxy)): Checked<Path<String>>,

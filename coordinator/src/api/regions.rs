@@ -10,6 +10,7 @@ use maia_common::limits;
 use serde_json::{Value, json};
 
 use super::extract::Checked;
+use super::openapi::{Problems, shapes};
 use super::placements::{Body, expected, idempotency_key, tagged, whole};
 use super::problem::ApiError;
 use super::{Api, deadline};
@@ -19,12 +20,29 @@ use crate::core::regions::RegionSpec;
 use crate::shell::regions::PutRequest;
 
 /// The cluster's regions.
+#[utoipa::path(
+    get,
+    path = "/admin/regions",
+    operation_id = "list_regions",
+    tag = "cluster",
+    responses((status = 200, description = "All regions", body = shapes::Regions), Problems),
+    security(("bearer" = ["read"]))
+)]
 pub async fn list(State(api): State<Api>) -> Json<Value> {
     let state = api.parts.cluster.state();
     Json(json!({ "regions": state.regions.values().collect::<Vec<_>>() }))
 }
 
 /// One region, as of the newest commit.
+#[utoipa::path(
+    get,
+    path = "/admin/regions/{name}",
+    operation_id = "get_region",
+    tag = "cluster",
+    params(("name" = String, Path, description = "The region")),
+    responses((status = 200, description = "The region; its ETag changes with it", body = shapes::Region), Problems),
+    security(("bearer" = ["read"]))
+)]
 pub async fn get(
     State(api): State<Api>,
     Checked(Path(name)): Checked<Path<String>>,
@@ -35,6 +53,20 @@ pub async fn get(
 }
 
 /// Adds a region, or changes it.
+#[utoipa::path(
+    put,
+    path = "/admin/regions/{name}",
+    operation_id = "put_region",
+    tag = "cluster",
+    params(("name" = String, Path, description = "The region"), shapes::Conditions),
+    request_body = shapes::RegionSpec,
+    responses(
+        (status = 200, description = "It was there already", body = shapes::Region),
+        (status = 201, description = "It is added", body = shapes::Region),
+        Problems
+    ),
+    security(("bearer" = ["admin"]))
+)]
 pub async fn put(
     State(api): State<Api>,
     Checked(Path(name)): Checked<Path<String>>,

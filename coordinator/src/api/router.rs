@@ -5,78 +5,101 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::GroupId;
 use maia_common::limits;
 use maia_common::runtime::GateError;
 use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use super::openapi::{self, shapes};
 use super::problem::ApiError;
 use super::{Api, admin, auth, data, health, metrics, nodes, placements, proxies, regions};
+use crate::config::Scope;
 
 /// All routes.
-pub fn router(api: Api) -> Router {
-    let read = Router::new()
-        .route("/v1/placements", get(placements::list))
-        .route("/v1/replication/health", get(health::health))
-        .route("/admin/replication/election", get(admin::election))
-        .route("/admin/regions", get(regions::list))
-        .route("/admin/regions/{name}", get(regions::get))
-        .route("/admin/nodes", get(nodes::list))
-        .route("/admin/proxies", get(proxies::list))
-        .route("/admin/events", get(admin::events))
-        .route_layer(middleware::from_fn_with_state(api.clone(), auth::read));
-    let placement_reads = Router::new()
-        .route("/v1/placements/{tenant}", get(placements::get))
-        .route_layer(middleware::from_fn_with_state(api.clone(), auth::read));
-    let placement_writes = Router::new()
-        .route(
-            "/v1/placements/{tenant}",
-            axum::routing::put(placements::put).delete(placements::remove),
-        )
-        .route("/admin/tenants/{tenant}/placement", post(placements::put))
-        .route(
-            "/admin/proxies/{proxy}",
-            axum::routing::delete(proxies::remove),
-        )
-        .route("/admin/regions/{name}", axum::routing::put(regions::put))
-        .route("/admin/nodes", post(nodes::add))
-        .route("/admin/nodes/{id}", delete(nodes::remove))
-        .route_layer(middleware::from_fn_with_state(api.clone(), auth::admin))
-        .layer(DefaultBodyLimit::max(limits::MAX_ADMIN_BODY_BYTES));
-    let loads = Router::new()
-        .route("/v1/placements", post(placements::load))
-        .route_layer(middleware::from_fn_with_state(api.clone(), auth::admin))
-        .layer(DefaultBodyLimit::max(limits::MAX_LOAD_BODY_BYTES));
-    let data = Router::new()
-        .route("/v1/data/{kind}", get(data::list))
-        .route(
-            "/v1/data/{kind}/{id}",
-            get(data::read)
-                .put(data::put)
-                .patch(data::patch)
-                .delete(data::remove),
-        )
-        .route_layer(middleware::from_fn_with_state(api.clone(), auth::data))
-        .layer(DefaultBodyLimit::max(limits::MAX_RESOURCE_BYTES));
-    Router::new()
-        .merge(read)
-        .merge(placement_reads)
-        .merge(placement_writes)
-        .merge(loads)
-        .merge(data)
-        .layer(middleware::from_fn_with_state(api.clone(), gate))
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics::metrics))
+pub fn router(mut api: Api) -> Router {
+    let (routes, document) = routes(&api).split_for_parts();
+    api.document = openapi::json(&document);
+    routes
         .fallback(|| async { ApiError::new(ErrorCode::NotFound, "no such path") })
         .method_not_allowed_fallback(|| async {
             ApiError::new(ErrorCode::MethodNotAllowed, "the path has no such method")
         })
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(api)
+}
+
+/// Every handler by its annotation: what is not here neither answers nor is documented.
+fn routes(api: &Api) -> OpenApiRouter<Api> {
+    let demand = |scope| middleware::from_fn_with_state((api.clone(), scope), auth::demand);
+    let guarded = OpenApiRouter::with_openapi(openapi::base())
+        .merge(reads().route_layer(demand(Scope::Read)))
+        .merge(changes().route_layer(demand(Scope::Admin)))
+        .merge(loads().route_layer(demand(Scope::Admin)))
+        .merge(resources().route_layer(demand(Scope::Data)))
+        .layer(middleware::from_fn_with_state(api.clone(), gate));
+    guarded.merge(open())
+}
+
+fn reads() -> OpenApiRouter<Api> {
+    OpenApiRouter::default()
+        .routes(routes!(placements::list))
+        .routes(routes!(placements::get))
+        .routes(routes!(health::health))
+        .routes(routes!(admin::election))
+        .routes(routes!(regions::list))
+        .routes(routes!(regions::get))
+        .routes(routes!(nodes::list))
+        .routes(routes!(proxies::list))
+        .routes(routes!(admin::events))
+        .routes(routes!(openapi::serve))
+}
+
+fn changes() -> OpenApiRouter<Api> {
+    OpenApiRouter::default()
+        .routes(routes!(placements::put, placements::remove))
+        .routes(routes!(placements::place))
+        .routes(routes!(regions::put))
+        .routes(routes!(nodes::add))
+        .routes(routes!(nodes::remove))
+        .routes(routes!(proxies::remove))
+        .layer(DefaultBodyLimit::max(limits::MAX_ADMIN_BODY_BYTES))
+}
+
+fn loads() -> OpenApiRouter<Api> {
+    OpenApiRouter::default()
+        .routes(routes!(placements::load))
+        .layer(DefaultBodyLimit::max(limits::MAX_LOAD_BODY_BYTES))
+}
+
+fn resources() -> OpenApiRouter<Api> {
+    OpenApiRouter::default()
+        .routes(routes!(data::list))
+        .routes(routes!(data::read, data::put, data::patch, data::remove))
+        .layer(DefaultBodyLimit::max(limits::MAX_RESOURCE_BYTES))
+}
+
+/// For everyone, and past the gate: a node that is busy or stopping says so here.
+fn open() -> OpenApiRouter<Api> {
+    OpenApiRouter::default()
+        .routes(routes!(livez))
+        .routes(routes!(readyz))
+        .routes(routes!(metrics::metrics))
+}
+
+/// The document, for tests.
+#[cfg(test)]
+pub(super) fn document() -> utoipa::openapi::OpenApi {
+    OpenApiRouter::with_openapi(openapi::base())
+        .merge(reads())
+        .merge(changes())
+        .merge(loads())
+        .merge(resources())
+        .merge(open())
+        .into_openapi()
 }
 
 /// Admission before work; and an end for what takes too long.
@@ -116,6 +139,29 @@ fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
     ApiError::new(ErrorCode::Internal, "internal error: the log has more").into_response()
 }
 
+/// The process lives.
+#[utoipa::path(
+    get,
+    path = "/livez",
+    operation_id = "livez",
+    tag = "node",
+    responses((status = 200, description = "`ok`", body = String, content_type = "text/plain"))
+)]
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// Whether the node is ready, and what it waits for.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    operation_id = "readyz",
+    tag = "node",
+    responses(
+        (status = 200, description = "It is", body = shapes::Readiness),
+        (status = 503, description = "Not yet", body = shapes::Readiness)
+    )
+)]
 async fn readyz(State(api): State<Api>) -> Response {
     let mut latches = api.latches.states();
     let root = api.parts.engine.status(GroupId::METASTORE);

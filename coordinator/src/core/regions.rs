@@ -49,6 +49,8 @@ pub struct RegionPut {
     pub change: Change,
     /// The region afterwards.
     pub region: Region,
+    /// The revision that made it so; none: the one of the PUT itself.
+    pub since: Option<Revision>,
 }
 
 /// The cap of regions is reached.
@@ -81,9 +83,13 @@ pub fn put(
     let unchanged = at.map_or(Precondition::Absent, Precondition::At);
     let transaction = Transaction::new(id, now_unix_us).when(&key, unchanged);
     let (change, kind, transaction) = match &found.region {
-        Some((present, _)) if *present == region => {
-            let change = Change::Unchanged;
-            return Ok((RegionPut { change, region }, transaction));
+        Some((present, at)) if *present == region => {
+            let put = RegionPut {
+                change: Change::Unchanged,
+                region,
+                since: Some(*at),
+            };
+            return Ok((put, transaction));
         }
         Some(_) => (Change::Changed, "region_changed", transaction),
         None if found.count >= limits::MAX_REGIONS => return Err(TooManyRegions),
@@ -109,7 +115,12 @@ pub fn put(
         ),
     };
     let transaction = transaction.put_json(key, &region).event(&event);
-    Ok((RegionPut { change, region }, transaction))
+    let put = RegionPut {
+        change,
+        region,
+        since: None,
+    };
+    Ok((put, transaction))
 }
 
 #[cfg(test)]

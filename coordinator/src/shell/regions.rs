@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{IdempotencyKey, RegionName};
-use maia_common::position::Version;
+use maia_common::position::{Revision, Version};
 use maia_common::topology::Region;
 
 use super::changes::{MAX_PLANS, commit, earlier, settle, too_busy};
@@ -15,7 +15,7 @@ use super::cluster::Cluster;
 use super::placements::Refusal;
 use crate::core::idempotency::RequestId;
 use crate::core::keyspace;
-use crate::core::placements::{Change, Expected};
+use crate::core::placements::Expected;
 use crate::core::regions::{self as plans, Found, RegionPut, RegionSpec};
 use crate::metastore::{self, Metastore, MetastoreError};
 
@@ -56,10 +56,6 @@ impl Regions {
         deadline: Instant,
     ) -> Result<(Region, Version), Refusal> {
         settle(&*self.store, &self.cluster, deadline).await?;
-        self.stored(name)
-    }
-
-    fn stored(&self, name: &RegionName) -> Result<(Region, Version), Refusal> {
         let stored = metastore::get::<Region>(&*self.store, &keyspace::region(name))?;
         stored
             .map(|stored| (stored.value, Version::new(stored.revision.get())))
@@ -85,7 +81,7 @@ impl Regions {
         for _ in 0..MAX_PLANS {
             settle(&*self.store, &self.cluster, deadline).await?;
             if let Some((revision, put)) = earlier::<RegionPut>(&*self.store, &id)? {
-                return Ok((put, Version::new(revision.get())));
+                return Ok(answer(put, revision));
             }
             let found = self.find(&request.name)?;
             let version = found.region.as_ref().map(|(_, at)| Version::new(at.get()));
@@ -95,14 +91,15 @@ impl Regions {
             let (put, transaction) =
                 plans::put(&request.name, &request.spec, &found, (id.id(), unix_us()))
                     .map_err(|e| Refusal::new(ErrorCode::PlacementConflict, e.to_string()))?;
-            if let (Change::Unchanged, Some(version), None) = (put.change, version, &request.key) {
-                return Ok((put, version));
+            if let (Some(since), None) = (put.since, &request.key) {
+                return Ok(answer(put, since));
             }
             let transaction = id.sign(transaction, &put);
             let committed = commit(&*self.store, &self.cluster, transaction, deadline).await?;
-            if committed.is_some() {
+            if let Some(revision) = committed {
+                // The same request may have come twice at once: then one answer stands for both.
                 let put = earlier(&*self.store, &id)?.map_or(put, |(_, put)| put);
-                return Ok((put, self.stored(&request.name)?.1));
+                return Ok(answer(put, revision));
             }
         }
         Err(too_busy())
@@ -124,6 +121,12 @@ impl Regions {
         read.map_err(MetastoreError::from)?;
         Ok(found)
     }
+}
+
+/// The region and its version: the revision that last changed it.
+fn answer(put: RegionPut, revision: Revision) -> (RegionPut, Version) {
+    let version = Version::new(put.since.unwrap_or(revision).get());
+    (put, version)
 }
 
 fn precondition_failed(version: Option<Version>) -> Refusal {

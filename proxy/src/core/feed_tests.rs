@@ -176,7 +176,7 @@ fn a_gap_is_seen_and_an_alive_on_the_way_is_not_one() {
     state
         .take(down(Kind::Alive(wire::Alive {
             revision: 7,
-            leaderless: false,
+            ..Default::default()
         })))
         .unwrap();
     assert_eq!(
@@ -295,7 +295,7 @@ proptest! {
                     ..Default::default()
                 })],
                 1 => vec![hint(1, a, "b", flag)],
-                2 => vec![down(Kind::Alive(wire::Alive { revision: b, leaderless: false }))],
+                2 => vec![down(Kind::Alive(wire::Alive { revision: b, ..Default::default() }))],
                 _ => snapshot(1, b, &first()).to_vec(),
             };
             for message in batch {

@@ -162,17 +162,6 @@ impl<'a> LoadPlan<'a> {
     /// Decides for one item, given what is known of its tenant and where its spec leads.
     pub fn add(&mut self, line: &'a Line, found: &'a Found, home: &Result<Home, Trouble>) {
         let (number, item) = line;
-        match self.seen.insert(&item.tenant, &item.spec) {
-            Some(earlier) if *earlier == item.spec => {
-                self.tally.unchanged += 1;
-                return;
-            }
-            Some(_) => {
-                let text = "the tenant is there twice, with different placements";
-                return self.fail(*number, &item.tenant, ErrorCode::InvalidRequest, text);
-            }
-            None => {}
-        }
         let home = match home {
             Ok(home) => home,
             Err(trouble) => {
@@ -187,13 +176,17 @@ impl<'a> LoadPlan<'a> {
                 return self.fail(*number, &item.tenant, code, &detail);
             }
         };
-        match placed.change {
-            Change::Created => self.tally.created += 1,
-            Change::Changed => self.tally.changed += 1,
-            Change::Unchanged => {
+        match (self.seen.insert(&item.tenant, &item.spec), placed.change) {
+            (Some(earlier), _) if *earlier != item.spec => {
+                let text = "the tenant is there twice, with different placements";
+                return self.fail(*number, &item.tenant, ErrorCode::InvalidRequest, text);
+            }
+            (Some(_), _) | (None, Change::Unchanged) => {
                 self.tally.unchanged += 1;
                 return;
             }
+            (None, Change::Created) => self.tally.created += 1,
+            (None, Change::Changed) => self.tally.changed += 1,
         }
         let part = self
             .groups
