@@ -142,8 +142,8 @@ fn check(transaction: &wire::Transaction) -> Result<(), String> {
         }
     }
     keys.sort_unstable();
-    if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(format!("key `{}` is there twice", twice[0]));
+    if let Some([twice, _]) = keys.array_windows().find(|[one, next]| one == next) {
+        return Err(format!("key `{twice}` is there twice"));
     }
     if events > 1 {
         Err("more than one event".to_owned())
