@@ -210,10 +210,12 @@ async fn change(cluster: &Cluster, plan: &Plan) -> (usize, usize) {
         ticks.tick().await;
         // Each change is another one than those shortly before it, in whatever order they arrive.
         let round = n / changed;
+        let routing = ["forward", "redirect"][round % 2];
+        let strategy = ["merge", "reject", "last-write-wins"][round % 3];
         let spec = json!({
             "primary_region": cluster.region(0).name,
-            "write_routing": ["forward", "redirect"][round % 2],
-            "conflict_strategy": ["merge", "reject", "last-write-wins"][round % 3],
+            "write_routing": routing,
+            "conflict_strategy": strategy,
         });
         let path = format!("/v1/placements/{}", tenant(n % changed));
         let at = n % cluster.regions().len();
