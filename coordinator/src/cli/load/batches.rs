@@ -53,7 +53,7 @@ pub struct Batches {
     part: Vec<u8>,
     lines_read: usize,
     bytes_read: u64,
-    batches: usize,
+    taken: usize,
     lines: Vec<Line>,
     lines_bytes: usize,
     /// A line that no longer fitted into the last batch.
@@ -86,7 +86,7 @@ impl Batches {
             part: Vec::new(),
             lines_read: 0,
             bytes_read: 0,
-            batches: 0,
+            taken: 0,
             lines: Vec::new(),
             lines_bytes: 0,
             carried: None,
@@ -131,11 +131,11 @@ impl Batches {
 
     fn take(&mut self, until_byte: u64) -> Batch {
         let batch = Batch {
-            number: self.batches,
+            number: self.taken,
             lines: std::mem::take(&mut self.lines),
             until_byte,
         };
-        (self.batches, self.lines_bytes) = (self.batches + 1, 0);
+        (self.taken, self.lines_bytes) = (self.taken + 1, 0);
         if let Some(line) = self.carried.take() {
             self.push(line);
         }

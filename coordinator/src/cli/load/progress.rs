@@ -62,10 +62,12 @@ impl Progress {
         let rate = done.lines as f64 / self.begun.elapsed().as_secs_f64().max(1e-3);
         let mut text = format!("{} tenants, {rate:.0}/s", done.lines);
         if done.failed > 0 {
-            text.push_str(&format!(", {} failed", done.failed));
+            text += ", failed: ";
+            text += &done.failed.to_string();
         }
         if let Some(trouble) = trouble {
-            text.push_str(&format!(", waiting: {trouble}"));
+            text += ", waiting: ";
+            text += trouble;
         }
         match &self.bar {
             Some(bar) => bar.set_message(text),

@@ -142,8 +142,9 @@ fn check(transaction: &wire::Transaction) -> Result<(), String> {
         }
     }
     keys.sort_unstable();
-    if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(format!("key `{}` is there twice", twice[0]));
+    let mut after = keys.iter().skip(1);
+    if let Some(twice) = keys.iter().find(|key| after.next() == Some(*key)) {
+        return Err(format!("key `{twice}` is there twice"));
     }
     if events > 1 {
         Err("more than one event".to_owned())
