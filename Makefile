@@ -54,6 +54,13 @@ fix: setup
 bench: setup
 	cargo bench --workspace --locked --profile release
 
+.PHONY: peers
+## make peers     the same work on nginx, HAProxy, bare pingora and maia-proxy: ratios (5 minutes; fails on a miss)
+peers:
+	@scripts/setup.sh peers
+	cargo build -p maia-proxy -p maia-peers --profile dist --locked
+	$(CARGO_TARGET_DIR)/dist/peers $(PEERS)
+
 ## make show-01   what the first slice must show, with its figures; fails on a miss
 show-01: build
 	$(BIN)/show 01

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the build needs and this machine lacks; nothing when all are
-# there. Asks for root only when something is missing.
+# there. Asks for root only when something is missing. `setup.sh peers`: those of `make peers`, whose
+# build needs no C++.
 set -euo pipefail
 
 if ! command -v cargo >/dev/null; then
@@ -8,16 +9,23 @@ if ! command -v cargo >/dev/null; then
     exit 1
 fi
 
-# RocksDB's bindings need libclang, its build a C++ compiler and cmake's helpers.
 missing=()
-command -v clang >/dev/null || missing+=(clang)
-ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1 || missing+=(libclang-dev)
-command -v cmake >/dev/null || missing+=(cmake)
-command -v pkg-config >/dev/null || missing+=(pkg-config)
-command -v g++ >/dev/null || missing+=(g++)
-command -v make >/dev/null || missing+=(make)
-# The end-to-end tests use curl as a client that is not ours.
-command -v curl >/dev/null || missing+=(curl)
+if [ "${1:-}" = peers ]; then
+    command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
+    command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || missing+=(haproxy)
+    command -v wrk >/dev/null || missing+=(wrk)
+    command -v gcc >/dev/null || missing+=(gcc libc6-dev)
+else
+    # RocksDB's bindings need libclang, its build a C++ compiler and cmake's helpers.
+    command -v clang >/dev/null || missing+=(clang)
+    ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1 || missing+=(libclang-dev)
+    command -v cmake >/dev/null || missing+=(cmake)
+    command -v pkg-config >/dev/null || missing+=(pkg-config)
+    command -v g++ >/dev/null || missing+=(g++)
+    command -v make >/dev/null || missing+=(make)
+    # The end-to-end tests use curl as a client that is not ours.
+    command -v curl >/dev/null || missing+=(curl)
+fi
 
 if [ ${#missing[@]} -eq 0 ]; then
     exit 0

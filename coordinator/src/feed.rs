@@ -23,6 +23,8 @@ mod images;
 mod lookup;
 mod message;
 mod pulse;
+#[cfg(test)]
+mod scale_test;
 mod seats;
 mod service;
 mod stats;

@@ -150,6 +150,47 @@ async fn an_addition_survives_a_new_node_that_dies_again_and_again() {
 }
 
 #[tokio::test]
+async fn a_living_leader_is_taken_out_and_work_goes_on() {
+    let cluster = Cluster::start().await;
+    let three = cluster.place("three", 0, &[1, 2]).await;
+    let two = cluster.place("two", 0, &[1]).await;
+    assert_eq!(cluster.leader_of(&three["group"]).await, 0);
+    let writer = Writer::new(&cluster, "three", &[1, 2], "w");
+    let removal = async {
+        cluster
+            .run(&["node", "remove", "1", "--yes", "--wait"])
+            .await;
+        let removed = std::time::Instant::now();
+        wait_until(SOON, "writes go on", || async {
+            writer.first_begun_after(removed).is_some()
+        })
+        .await;
+    };
+    tokio::select! { () = removal => {}, () = writer.run() => {} }
+    for i in [1, 2] {
+        let missing = writer.missing(&cluster, i).await;
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+    let election = cluster.api_get(1, "/admin/replication/election").await;
+    for (placement, voters) in [(three, json!([2, 3])), (two, json!([2]))] {
+        let groups = election["groups"].as_array().cloned().unwrap_or_default();
+        let group = groups
+            .into_iter()
+            .find(|g| g["group"] == placement["group"]);
+        assert_eq!(group.unwrap_or_default()["voters"], voters, "{election}");
+    }
+    wait_until(SOON, "it knows", || async {
+        let ready = Request::new(Method::GET, format!("{}/readyz", cluster.region(0).api_url));
+        cluster.client.send(&ready).await.json()["latches"]["member"] == false
+    })
+    .await;
+    let asked = cluster.api(0, Method::GET, "/admin/nodes");
+    let answer = cluster.client.send(&asked).await;
+    answer.expect_problem(503, "unavailable");
+    metastore_works(&cluster, 1, "after").await;
+}
+
+#[tokio::test]
 async fn a_wiped_disk_and_a_used_id_are_refused() {
     let cluster = Cluster::start().await;
     let mut fourth = Extra::new(&cluster, 4, 0, 0);

@@ -44,6 +44,13 @@ impl Latches {
             .insert(name, false);
     }
 
+    /// Whether the latch is open.
+    #[must_use]
+    pub fn is_open(&self, name: &str) -> bool {
+        let latches = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        latches.get(name).copied().unwrap_or_default()
+    }
+
     /// All latches and whether they are open.
     #[must_use]
     pub fn states(&self) -> BTreeMap<&'static str, bool> {

@@ -104,6 +104,11 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
 
 /// Admission before work; and an end for what takes too long.
 async fn gate(State(api): State<Api>, request: Request, next: Next) -> Response {
+    // It knows only how things were.
+    if !api.latches.is_open("member") {
+        let text = "this node was removed from the cluster: ask another";
+        return ApiError::new(ErrorCode::Unavailable, text).into_response();
+    }
     let _pass = match api.gate.enter() {
         Ok(pass) => pass,
         Err(GateError::Full) => {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use maia_common::ids::{RegionName, TenantId};
+use maia_common::ids::{ProxyId, RegionName, TenantId};
 use maia_common::placement::{ConflictStrategy, Mode, ShortagePolicy, SyncMode, WriteRouting};
 use maia_common::topology::RegionState;
 
@@ -86,7 +86,7 @@ pub enum Verb {
     /// The proxies that have registered.
     Proxy {
         #[command(subcommand)]
-        verb: ListVerb,
+        verb: ProxyVerb,
     },
     /// What happened in the cluster.
     Events {
@@ -190,6 +190,19 @@ pub struct AddNode {
     /// Returns when it follows the metastore, or votes in it.
     #[arg(long)]
     pub wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ProxyVerb {
+    /// Lists them, and where they are connected.
+    List,
+    /// Forgets one that is gone for good; refused while it is connected.
+    Remove {
+        id: ProxyId,
+        /// Does not ask.
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

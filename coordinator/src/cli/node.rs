@@ -139,11 +139,14 @@ async fn wait(
 ) -> anyhow::Result<Option<Value>> {
     let end = Instant::now() + WAIT_AT_MOST;
     loop {
-        // One that does not answer now may be the one that goes, or the metastore elects.
-        if let Ok(answer) = session.api.get("/admin/nodes").await {
-            let rows = answer["nodes"].as_array();
+        // All are asked: the one that goes does not hear how it ends.
+        for url in session.api.urls() {
+            let Ok(answer) = session.api.only(url).get("/admin/nodes").await else {
+                continue;
+            };
+            let rows = answer["nodes"].as_array().filter(|rows| !rows.is_empty());
             let row = rows.and_then(|rows| rows.iter().find(|row| row["id"] == id));
-            if wanted(row) {
+            if rows.is_some() && wanted(row) {
                 return Ok(row.cloned());
             }
         }

@@ -1,13 +1,12 @@
-//! What the cluster says of itself: health, groups, proxies, events.
+//! What the cluster says of itself: health, groups, events.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::NotWell;
-use super::args::{ListVerb, Output};
+use super::args::Output;
 use super::print;
 use super::session::Session;
 
@@ -72,42 +71,6 @@ pub async fn groups(session: &Session) -> anyhow::Result<()> {
         ("WITNESS", "witness"),
     ];
     print::objects(session.output, &answer, "groups", &columns);
-    Ok(())
-}
-
-/// The proxies that have registered.
-///
-/// # Errors
-/// What the cluster refuses.
-pub async fn proxies(session: &Session, verb: ListVerb) -> anyhow::Result<()> {
-    let ListVerb::List = verb;
-    // A coordinator knows the proxies that follow it: all are asked, those that are down have none.
-    let mut all = BTreeMap::new();
-    let mut failed = None;
-    let mut answered = false;
-    for url in session.api.urls() {
-        match session.api.only(url).get("/admin/proxies").await {
-            Ok(answer) => {
-                answered = true;
-                for proxy in answer["proxies"].as_array().into_iter().flatten() {
-                    all.insert(print::text(&proxy["id"]), proxy.clone());
-                }
-            }
-            Err(error) => failed = Some(error),
-        }
-    }
-    if let Some(error) = failed.filter(|_| !answered) {
-        return Err(error);
-    }
-    let proxies: Vec<Value> = all.into_values().collect();
-    let answer = json!({ "proxies": proxies });
-    let columns = [
-        ("ID", "id"),
-        ("REGION", "region"),
-        ("REVISION", "revision"),
-        ("LAST SEEN (ms ago)", "last_seen_ms"),
-    ];
-    print::objects(session.output, &answer, "proxies", &columns);
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //! revision (a delta is shared by all subscribers), once per tenant of a snapshot image, and for
 //! each stretch of the history by which a subscriber catches up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use maia_common::ids::GroupId;
 use maia_common::placement::PlacementState;
@@ -45,24 +45,30 @@ pub fn translate(state: &mut ClusterState, change: &MetaChange) -> wire::Changes
 pub fn merge(state: &ClusterState, history: &[MetaChange]) -> wire::Changes {
     let mut changes = wire::Changes::default();
     let (mut regions, mut groups, mut tenants) =
-        (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
     let mut names = ClusterState::default();
     for key in history.iter().flat_map(|change| &change.keys) {
         let value = (!key.deleted).then_some(key.value.as_ref());
         match names.take(&key.key, None) {
-            Touched::Region(name) => drop(regions.insert(name, ())),
-            Touched::Group(group) => drop(groups.insert(group, ())),
-            Touched::Tenant(name) => drop(tenants.insert(name, value)),
+            Touched::Region(name) => {
+                regions.insert(name);
+            }
+            Touched::Group(group) => {
+                groups.insert(group);
+            }
+            Touched::Tenant(name) => {
+                tenants.insert(name, value);
+            }
             Touched::Node(_) | Touched::Other => {}
         }
     }
-    for name in regions.into_keys() {
+    for name in regions {
         match state.regions.get(&name) {
             Some(region) => changes.regions.push(region_message(region)),
             None => changes.removed_regions.push(name.to_string()),
         }
     }
-    for group in groups.into_keys() {
+    for group in groups {
         match group_message(state, group) {
             Some(message) => changes.groups.push(message),
             None => changes.removed_groups.push(group.get()),

@@ -66,6 +66,8 @@ mod tests {
     use maia_common::placement::{GroupKey, GroupState, Mode};
     use maia_common::topology::Region;
 
+    use super::super::group_life::Members;
+
     const MOVES: Moves = Moves {
         auto: false,
         stable_for: Duration::from_secs(10),
@@ -93,6 +95,8 @@ mod tests {
             },
             state: GroupState::Active,
             members: vec![member(1, "a"), member(2, "b"), member(3, "c")],
+            leaving: std::collections::BTreeSet::new(),
+            left: std::collections::BTreeSet::new(),
         }
     }
 
@@ -124,6 +128,8 @@ mod tests {
                 .map(|(node, s)| (NodeId::new(node), Duration::from_secs(s)))
                 .collect(),
             moved_before: moved_s.map(Duration::from_secs),
+            members: Members::default(),
+            is_gone: false,
         }
     }
 

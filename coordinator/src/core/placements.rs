@@ -267,7 +267,8 @@ pub fn placed(
 }
 
 /// Adds to a transaction that the tenant's placement becomes this, if nothing under its name has
-/// changed since it was found: at most four comparisons and operations.
+/// changed since it was found: at most four comparisons and operations. Whoever places a tenant that
+/// had no placement also counts it in its group: `keyspace::refs`.
 #[must_use]
 pub fn put_placement(
     transaction: Transaction,

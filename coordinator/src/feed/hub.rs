@@ -187,7 +187,7 @@ impl Hub {
     }
 
     /// Seats a proxy; none when all seats are taken.
-    pub(super) fn enter(&self, id: ProxyId, region: RegionName) -> Option<Seated> {
+    pub(crate) fn enter(&self, id: ProxyId, region: RegionName) -> Option<Seated> {
         let seat = Seat::new(id, region, self.is_leaderless(), Instant::now());
         self.seats.take(seat)
     }

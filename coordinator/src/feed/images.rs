@@ -85,13 +85,9 @@ impl Images {
         // Its place is free at once unless a stream still sends it.
         *kept = None;
         let place = Arc::clone(&self.places).acquire_owned();
-        let place = match tokio::time::timeout(PLACE_PATIENCE, place).await {
-            Ok(Ok(place)) => place,
-            _ => {
-                return Err(Status::unavailable(
-                    "slow links hold all snapshots: try again",
-                ));
-            }
+        let Ok(Ok(place)) = tokio::time::timeout(PLACE_PATIENCE, place).await else {
+            let text = "slow links hold all snapshots: try again";
+            return Err(Status::unavailable(text));
         };
         let (store, cluster) = (Arc::clone(&self.store), self.cluster.state());
         let (hub, contents) = (Arc::clone(&self.hub), self.contents);

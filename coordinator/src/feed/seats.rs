@@ -43,7 +43,7 @@ struct Acks {
 
 /// One proxy's seat.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(crate) struct Seat {
     id: ProxyId,
     region: RegionName,
     acks: Mutex<Acks>,
@@ -139,7 +139,7 @@ impl Seat {
     }
 
     /// Returns when the stream must end.
-    pub(super) async fn cut_off(&self) -> CutOff {
+    pub(crate) async fn cut_off(&self) -> CutOff {
         self.cut.cancelled().await;
         self.reason.get().copied().unwrap_or(CutOff::Replaced)
     }
@@ -210,13 +210,13 @@ impl Seats {
 
 /// A taken seat; free again when this is dropped, unless a newer stream has it.
 #[derive(Debug)]
-pub(super) struct Seated {
+pub(crate) struct Seated {
     seats: Arc<Seats>,
     seat: Arc<Seat>,
 }
 
 impl Seated {
-    pub(super) fn seat(&self) -> &Arc<Seat> {
+    pub(crate) fn seat(&self) -> &Arc<Seat> {
         &self.seat
     }
 }

@@ -60,7 +60,7 @@ pub struct Engine {
     pub(super) raft_db: Arc<DB>,
     pub(super) state: Arc<StateDb>,
     pub(super) flusher: Arc<Flusher>,
-    snapshots: Arc<SnapshotStore>,
+    pub(super) snapshots: Arc<SnapshotStore>,
     applier: Arc<dyn Applier>,
     transport: Arc<dyn Transport>,
     counters: Arc<Counters>,

@@ -128,13 +128,17 @@ impl Proxies {
     }
 
     fn check_room(&self) -> Result<(), Refusal> {
-        let rows = self.rows(None, limits::MAX_PROXIES)?;
-        if rows.len() < limits::MAX_PROXIES {
+        let mut count = 0;
+        let read = self.parts.store.read(&mut |view| {
+            count = metastore::range(view, keyspace::PROXIES, None, limits::MAX_PROXIES)?.len();
+            Ok(())
+        });
+        read.map_err(MetastoreError::from)?;
+        if count < limits::MAX_PROXIES {
             return Ok(());
         }
         let text = format!(
-            "{} proxies are registered, as many as may be: remove those that are gone",
-            rows.len()
+            "{count} proxies are registered, as many as may be: remove those that are gone"
         );
         Err(Refusal::new(ErrorCode::TooManyProxies, text))
     }
@@ -294,7 +298,113 @@ fn busy() -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt;
+    use maia_common::cluster_key::ClusterKey;
+
+    use super::super::cluster::ClusterLoop;
+    use super::super::peers::Directory;
     use super::*;
+    use crate::metastore::memory::MemoryMetastore;
+
+    fn service() -> (Proxies, ClusterLoop) {
+        let store: Arc<dyn Metastore> = Arc::<MemoryMetastore>::default();
+        let key = ClusterKey::from_secret("a secret of thirty-two characters");
+        let directory = Arc::new(Directory::new(key.interceptor()));
+        let hub = Arc::<Hub>::default();
+        let (cluster_loop, cluster) =
+            ClusterLoop::new(Arc::clone(&store), Arc::clone(&directory), Arc::clone(&hub));
+        let proxies = Proxies::new(ProxiesParts {
+            node: NodeId::new(1),
+            store,
+            cluster,
+            peers: Arc::new(Peers::new(directory)),
+            hub,
+        });
+        (proxies, cluster_loop)
+    }
+
+    fn names(id: &str, region: &str) -> (ProxyId, RegionName) {
+        (ProxyId::new(id).unwrap(), RegionName::new(region).unwrap())
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(5)
+    }
+
+    #[tokio::test]
+    async fn a_proxy_is_written_once_and_again_when_its_region_changes() {
+        let (proxies, _loop) = service();
+        let (id, region) = names("p", "a");
+        let first = proxies.register(&id, &region, soon()).await.unwrap();
+        let again = proxies.register(&id, &region, soon()).await.unwrap();
+        assert_eq!(first, again);
+        assert_eq!(*proxies.parts.store.revisions().borrow(), first);
+        let (_, other) = names("p", "b");
+        let before = proxies.list(None, 10).await.unwrap();
+        let moved = proxies.register(&id, &other, soon()).await.unwrap();
+        assert!(moved > first);
+        let after = proxies.list(None, 10).await.unwrap();
+        assert_eq!(after[0].region, other);
+        assert_eq!(
+            after[0].registered_at_unix_us,
+            before[0].registered_at_unix_us
+        );
+        assert_eq!((after[0].connected_to, after[0].revision), (None, None));
+    }
+
+    #[tokio::test]
+    async fn one_that_is_connected_stays_and_a_removal_ends_a_stream_that_was_not_seen() {
+        let (proxies, cluster_loop) = service();
+        let (id, region) = names("p", "a");
+        proxies.register(&id, &region, soon()).await.unwrap();
+        let seated = proxies.parts.hub.enter(id.clone(), region.clone()).unwrap();
+        let list = proxies.list(None, 10).await.unwrap();
+        assert_eq!(list[0].connected_to, Some(NodeId::new(1)));
+        let refused = proxies.remove(&id, soon()).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::ProxyConnected);
+        drop(seated);
+        let tasks = maia_common::runtime::Tasks::new();
+        tasks.spawn_until_stop("cluster loop", cluster_loop.run());
+        let known = *proxies.parts.store.revisions().borrow();
+        let caught_up = proxies
+            .parts
+            .cluster
+            .wait_for(soon(), |s| s.revision >= known);
+        assert!(caught_up.await);
+        proxies.remove(&id, soon()).await.unwrap();
+        // It came where the removal had not been seen yet.
+        let late = proxies.parts.hub.enter(id.clone(), region).unwrap();
+        let cut = late.seat().cut_off();
+        assert!(
+            tokio::time::timeout(Duration::from_secs(5), cut)
+                .await
+                .is_ok()
+        );
+        let gone = proxies.remove(&id, soon()).await.unwrap_err();
+        assert_eq!(gone.code, ErrorCode::NotFound);
+    }
+
+    #[tokio::test]
+    async fn there_is_an_end_to_new_proxies_but_known_ones_still_come() {
+        let (proxies, _loop) = service();
+        let (known, region) = names("known", "a");
+        proxies.register(&known, &region, soon()).await.unwrap();
+        for part in 0..2 {
+            let start = Transaction::new(format!("fill-{part}"), 1);
+            let ids = (0..limits::MAX_PROXIES / 2).map(|n| format!("p{part}-{n}"));
+            let fill = ids.fold(start, |transaction, id| {
+                transaction.put(format!("{}{id}", keyspace::PROXIES), "{}")
+            });
+            proxies.parts.store.transact(fill, soon()).await.unwrap();
+        }
+        let (id, _) = names("one-more", "a");
+        let refused = proxies.register(&id, &region, soon()).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::TooManyProxies);
+        let again = proxies.register(&known, &region, soon()).now_or_never();
+        assert!(again.expect("it needs no transaction").is_ok());
+    }
 
     #[test]
     fn a_proxy_is_where_it_was_heard_of_last() {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use maia_common::ids::{GroupId, NodeId};
+use maia_common::placement::{GroupRecord, Member};
 use maia_common::topology::Node;
 use tokio::sync::watch;
 
@@ -23,7 +24,7 @@ use super::peers::Peers;
 use crate::api::Latches;
 use crate::core::keyspace;
 use crate::metastore::{self, Metastore};
-use crate::raft::Engine;
+use crate::raft::{Engine, StateError};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ASK_DEADLINE: Duration = Duration::from_millis(500);
@@ -78,10 +79,13 @@ impl Standing {
 
     async fn leave_all(&self) -> bool {
         let mut groups = self.engine.group_ids();
-        let known = self.cluster.state();
-        let had = known.groups.values();
-        let had = had.filter(|g| g.members.iter().any(|m| m.node == self.identity.node));
-        groups.extend(had.map(|group| group.id));
+        match self.groups_on_disk() {
+            Ok(had) => groups.extend(had),
+            Err(error) => {
+                tracing::error!(%error, "can't read which groups to leave, will be tried again");
+                return false;
+            }
+        }
         groups.push(GroupId::METASTORE);
         groups.sort_unstable();
         groups.dedup();
@@ -95,6 +99,23 @@ impl Standing {
             }
         }
         all
+    }
+
+    /// The groups that this node was ever a member of, by what it last knew: after a restart they do
+    /// not run.
+    fn groups_on_disk(&self) -> Result<Vec<GroupId>, StateError> {
+        let mut groups = Vec::new();
+        self.store.read(&mut |view| {
+            let rows = metastore::range(view, keyspace::GROUPS, None, usize::MAX)?;
+            let records = rows
+                .iter()
+                .filter_map(|(_, row)| serde_json::from_slice::<GroupRecord>(&row.value).ok());
+            let mine = |m: &Member| m.node == self.identity.node;
+            let had = records.filter(|group| group.members.iter().any(mine));
+            groups.extend(had.map(|group| group.id));
+            Ok(())
+        })?;
+        Ok(groups)
     }
 
     async fn is_removed(&self) -> bool {

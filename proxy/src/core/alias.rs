@@ -19,7 +19,8 @@ const FAMILY: &str = "x-maia-";
 #[must_use]
 pub fn is_alias(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
-    if name.bytes().all(plain) {
+    // Folding leaves a first letter as it is, and ours are these two.
+    if !name.starts_with(['x', 'i']) || name.bytes().all(plain) {
         return false;
     }
     let fold = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
@@ -30,6 +31,13 @@ pub fn is_alias(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn our_names_begin_as_the_short_cut_says() {
+        for name in OURS.iter().chain([&FAMILY]) {
+            assert!(name.starts_with(['x', 'i']), "{name}");
+        }
+    }
 
     #[test]
     fn only_other_spellings_of_our_names_are_aliases() {

@@ -174,7 +174,10 @@ fn a_gap_is_seen_and_an_alive_on_the_way_is_not_one() {
         Err(FeedError::Gap { .. })
     ));
     state
-        .take(down(Kind::Alive(wire::Alive { revision: 7 })))
+        .take(down(Kind::Alive(wire::Alive {
+            revision: 7,
+            ..Default::default()
+        })))
         .unwrap();
     assert_eq!(
         state.in_force().1.get(),
@@ -292,7 +295,7 @@ proptest! {
                     ..Default::default()
                 })],
                 1 => vec![hint(1, a, "b", flag)],
-                2 => vec![down(Kind::Alive(wire::Alive { revision: b }))],
+                2 => vec![down(Kind::Alive(wire::Alive { revision: b, ..Default::default() }))],
                 _ => snapshot(1, b, &first()).to_vec(),
             };
             for message in batch {

@@ -3,14 +3,17 @@
 //! lines are dropped and counted (I12).
 
 use std::io::Write;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::IntCounter;
 
-/// About two thousand lines; a reader that is this far behind loses lines.
-const BUFFER_BYTES: usize = 1 << 20;
+use crate::shell::text::push_decimal;
+
+/// About ten thousand lines; a reader that is this far behind loses lines.
+const BUFFER_BYTES: usize = 4 << 20;
+/// So much is written out at once, however young it is.
+const WRITE_BYTES: usize = 256 << 10;
 /// How long a line may wait in the buffer.
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
 /// Paths are cut here: a line must stay a line.
@@ -39,16 +42,23 @@ pub struct Line<'r> {
     pub received_bytes: usize,
     /// Of the response's body.
     pub sent_bytes: usize,
-    /// The client's address, where it is known.
-    pub client: Option<SocketAddr>,
+    /// The client's address; empty where it is not known.
+    pub client: &'r str,
     /// `X-Request-ID`.
     pub request_id: &'r str,
+}
+
+#[derive(Default)]
+struct Shared {
+    buffer: Mutex<Vec<u8>>,
+    /// There is enough to write out.
+    enough: Condvar,
 }
 
 /// Cheap to clone: all clones are one log.
 #[derive(Clone)]
 pub struct AccessLog {
-    buffer: Arc<Mutex<Vec<u8>>>,
+    shared: Arc<Shared>,
     dropped: IntCounter,
 }
 
@@ -57,7 +67,7 @@ impl AccessLog {
     #[must_use]
     pub fn new(dropped: IntCounter) -> Self {
         Self {
-            buffer: Arc::default(),
+            shared: Arc::default(),
             dropped,
         }
     }
@@ -65,36 +75,57 @@ impl AccessLog {
     /// Appends a line, or drops it where the buffer is full.
     pub fn append(&self, line: &Line<'_>) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
-        if buffer.len() > BUFFER_BYTES {
+        let mut buffer = self.lock();
+        let before = buffer.len();
+        if before > BUFFER_BYTES {
             drop(buffer);
             self.dropped.inc();
             return;
         }
         write_line(&mut buffer, now.unwrap_or_default(), line);
+        let enough = before < WRITE_BYTES && buffer.len() >= WRITE_BYTES;
+        drop(buffer);
+        if enough {
+            self.shared.enough.notify_one();
+        }
     }
 
-    /// Writes out what has gathered. Called by [`AccessLog::run`], and once more at the end.
+    /// Writes out what has gathered, at the end.
     pub fn flush(&self) {
-        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
-        if buffer.is_empty() {
-            return;
-        }
-        let lines = std::mem::take(&mut *buffer);
-        buffer.reserve(lines.len());
-        drop(buffer);
-        let mut out = std::io::stdout().lock();
-        if out.write_all(&lines).and_then(|()| out.flush()).is_err() {
-            self.dropped.inc_by(line_count(&lines));
-        }
+        let lines = std::mem::take(&mut *self.lock());
+        self.write(&lines);
     }
 
     /// Writes lines out for as long as the process lives: the work of a thread of its own, since
-    /// standard output may block.
+    /// standard output may block. Two buffers take turns, so that none is made anew.
     pub fn run(&self) -> ! {
+        let mut lines = Vec::new();
         loop {
-            std::thread::sleep(FLUSH_EVERY);
-            self.flush();
+            let few = |buffer: &mut Vec<u8>| buffer.len() < WRITE_BYTES;
+            let waited = self
+                .shared
+                .enough
+                .wait_timeout_while(self.lock(), FLUSH_EVERY, few);
+            let (mut buffer, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            std::mem::swap(&mut *buffer, &mut lines);
+            drop(buffer);
+            self.write(&lines);
+            lines.clear();
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+        let buffer = self.shared.buffer.lock();
+        buffer.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, lines: &[u8]) {
+        if lines.is_empty() {
+            return;
+        }
+        let mut out = std::io::stdout().lock();
+        if out.write_all(lines).and_then(|()| out.flush()).is_err() {
+            self.dropped.inc_by(line_count(lines));
         }
     }
 }
@@ -105,27 +136,30 @@ fn line_count(lines: &[u8]) -> u64 {
 
 fn write_line(out: &mut Vec<u8>, now: Duration, line: &Line<'_>) {
     let path = &line.path[..line.path.len().min(MAX_PATH_BYTES)];
-    // Writing to a Vec can't fail.
-    let _ = write!(out, r#"{{"ts_ms":{},"method":""#, now.as_millis());
-    escaped(out, line.method.as_bytes());
-    out.extend_from_slice(br#"","path":""#);
-    escaped(out, path);
-    out.extend_from_slice(br#"","tenant":""#);
-    escaped(out, line.tenant.as_bytes());
-    let _ = write!(
-        out,
-        r#"","class":"{}","decision":"{}","reason":"{}","status":{},"duration_us":{},"received_bytes":{},"sent_bytes":{},"client":""#,
-        line.class,
-        line.decision,
-        line.reason,
-        line.status,
-        line.took.as_micros(),
-        line.received_bytes,
-        line.sent_bytes,
-    );
-    if let Some(client) = line.client {
-        let _ = write!(out, "{client}");
+    out.extend_from_slice(br#"{"ts_ms":"#);
+    push_decimal(out, now.as_millis() as u64);
+    for (name, value) in [
+        (&br#","method":""#[..], line.method.as_bytes()),
+        (br#"","path":""#, path),
+        (br#"","tenant":""#, line.tenant.as_bytes()),
+        (br#"","class":""#, line.class.as_bytes()),
+        (br#"","decision":""#, line.decision.as_bytes()),
+        (br#"","reason":""#, line.reason.as_bytes()),
+    ] {
+        out.extend_from_slice(name);
+        escaped(out, value);
     }
+    for (name, value) in [
+        (&br#"","status":"#[..], u64::from(line.status)),
+        (br#","duration_us":"#, line.took.as_micros() as u64),
+        (br#","received_bytes":"#, line.received_bytes as u64),
+        (br#","sent_bytes":"#, line.sent_bytes as u64),
+    ] {
+        out.extend_from_slice(name);
+        push_decimal(out, value);
+    }
+    out.extend_from_slice(br#","client":""#);
+    escaped(out, line.client.as_bytes());
     out.extend_from_slice(br#"","request_id":""#);
     escaped(out, line.request_id.as_bytes());
     out.extend_from_slice(b"\"}\n");
@@ -133,11 +167,17 @@ fn write_line(out: &mut Vec<u8>, now: Duration, line: &Line<'_>) {
 
 /// Bytes as the inside of a JSON string; what is no printable ASCII as `\u00xx`.
 fn escaped(out: &mut Vec<u8>, bytes: &[u8]) {
+    let plain = |b: &u8| matches!(b, b' '..=b'~') && !matches!(b, b'"' | b'\\');
+    if bytes.iter().all(plain) {
+        out.extend_from_slice(bytes);
+        return;
+    }
     for byte in bytes {
         match byte {
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', *byte]),
             b' '..=b'~' => out.push(*byte),
             other => {
+                // Writing to a Vec can't fail.
                 let _ = write!(out, "\\u00{other:02x}");
             }
         }
@@ -160,7 +200,7 @@ mod tests {
             took: Duration::from_micros(1234),
             received_bytes: 1,
             sent_bytes: 2,
-            client: "127.0.0.1:9".parse().ok(),
+            client: "127.0.0.1:9",
             request_id: "r1",
         }
     }
@@ -189,6 +229,6 @@ mod tests {
         while log.dropped.get() == 0 {
             log.append(&line(&long));
         }
-        assert!(log.buffer.lock().unwrap().len() < BUFFER_BYTES + 2048);
+        assert!(log.lock().len() < BUFFER_BYTES + 2048);
     }
 }

@@ -21,6 +21,8 @@ use crate::shell::stream::{ClientStream, Guard};
 
 /// What HTTP/2 clients begin with (RFC 9113 §3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Keep-alive as pingora counts it, in seconds.
+const WITHOUT_LIMIT: u64 = 0;
 /// How long to wait when the process is out of file descriptors.
 const OUT_OF_FILES_PAUSE: Duration = Duration::from_millis(200);
 
@@ -96,7 +98,12 @@ impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
 
     async fn serve(&self, tcp: TcpStream, client: SocketAddr) {
         let t = &self.treatment;
-        let guard = Arc::new(Guard::new(client, t.header_timeout, t.linger_timeout));
+        let guard = Arc::new(Guard::new(
+            client,
+            t.header_timeout,
+            t.idle_timeout,
+            t.linger_timeout,
+        ));
         let h2 = t.h2c && self.speaks_h2(&tcp).await;
         let stream = Box::new(ClientStream::new(tcp, Arc::clone(&guard)));
         if h2 {
@@ -105,7 +112,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
             return;
         }
         let mut session = ServerSession::new_http1(stream);
-        session.set_keepalive(Some(t.idle_timeout.as_secs()));
+        session.set_keepalive(Some(WITHOUT_LIMIT)); // the stream keeps the time
         session.set_connection_user_context(Some(Box::new(guard)));
         let mut reusable = self.app.process_new_http(session, &self.shutdown).await;
         while let Some((stream, settings)) = reusable.map(ReusedHttpStream::consume) {

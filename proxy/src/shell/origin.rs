@@ -9,7 +9,9 @@
 use std::io;
 use std::net::ToSocketAddrs;
 
-use http::header::{IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
+use bytes::Bytes;
+use http::header::{FORWARDED, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use maia_common::headers;
 use pingora::Result;
@@ -19,23 +21,21 @@ use pingora::upstreams::peer::{HttpPeer, PeerOptions};
 use crate::config::{Config, Timeouts};
 use crate::core::alias::is_alias;
 use crate::core::decide::Epoch;
-use crate::shell::response::REQUEST_ID;
+use crate::shell::names::{
+    CONSISTENCY_TOKEN, IDEMPOTENCY_KEY, PLACEMENT_EPOCH, PREFERRED_REGION, REQUEST_ID, TENANT,
+    X_FORWARDED_FOR, X_FORWARDED_PROTO,
+};
 use crate::shell::stream::Guard;
+use crate::shell::text::{hex, push_decimal};
 
-const FORWARDED: HeaderName = http::header::FORWARDED;
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const PLACEMENT_EPOCH: HeaderName = HeaderName::from_static(headers::PLACEMENT_EPOCH);
 /// A client's `Connection` can't take these from its request: what was decided rests on them.
-const KEPT: [HeaderName; 3] = [
-    HeaderName::from_static(headers::TENANT),
-    HeaderName::from_static(headers::PREFERRED_REGION),
-    HeaderName::from_static(headers::CONSISTENCY_TOKEN),
-];
+static KEPT: [HeaderName; 3] = [TENANT, PREFERRED_REGION, CONSISTENCY_TOKEN];
 /// Only answers carry these.
 const ANSWERS: [&str; 2] = [headers::REGION, headers::ACKED_REGIONS];
 /// Longer ids are replaced: they go into every log line.
 const MAX_REQUEST_ID_BYTES: usize = 128;
+/// What [`prepare`] adds at most: room for all of it at once.
+const ADDED_HEADERS: usize = 8;
 
 /// The origin as connections are made to it: its name is resolved once, at the start.
 ///
@@ -66,10 +66,11 @@ fn options(timeouts: &Timeouts) -> PeerOptions {
 }
 
 /// Makes a client's request fit for the origin. `client`: the headers as the client sent them;
-/// from those of `request` pingora has already taken what `Connection` lists.
+/// from those of `request` pingora has already taken what `Connection` lists. Names of headers
+/// come out in lower case.
 ///
 /// # Errors
-/// None in practice: all values are legal by construction.
+/// None in practice: the target was legal when it came.
 pub fn prepare(
     request: &mut RequestHeader,
     client: &HeaderMap,
@@ -77,31 +78,67 @@ pub fn prepare(
     epoch: Option<Epoch>,
     request_id: &HeaderValue,
 ) -> Result<()> {
-    for name in headers::INTERNAL.iter().chain(&ANSWERS) {
-        request.remove_header(*name);
-    }
-    let aliases = request
-        .headers
-        .keys()
-        .filter(|name| is_alias(name.as_str()));
-    for alias in aliases.cloned().collect::<Vec<_>>() {
-        request.remove_header(&alias);
-    }
-    for name in KEPT {
-        if let Some(value) = client.get(&name) {
-            request.insert_header(name, value)?;
-        }
-    }
+    let target = target_beside_uri(request);
+    let (empty, ()) = http::Request::new(()).into_parts();
+    // As its parts, where names need not be kept, and hashed, a second time for their case.
+    let mut parts = Parts::from(std::mem::replace(request, empty.into()));
+    let headers = &mut parts.headers;
+    launder(headers, client);
+    headers.reserve(ADDED_HEADERS);
     if let Some(epoch) = epoch {
-        request.insert_header(PLACEMENT_EPOCH, epoch.to_string())?;
+        headers.insert(PLACEMENT_EPOCH, epoch_value(epoch));
     }
     if let Some(guard) = guard {
         // Appended: what proxies before this one said stays, as the standard has it.
-        request.append_header(X_FORWARDED_FOR, guard.forwarded_for())?;
-        request.append_header(FORWARDED, guard.forwarded())?;
+        headers.append(X_FORWARDED_FOR, guard.forwarded_for().clone());
+        headers.append(FORWARDED, guard.forwarded().clone());
     }
-    request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static("http"))?;
-    request.insert_header(REQUEST_ID, request_id)
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(REQUEST_ID, request_id.clone());
+    *request = RequestHeader::from(parts);
+    match target {
+        Some(target) => request.set_raw_path(&target),
+        None => Ok(()),
+    }
+}
+
+/// The target as it was sent, where the URI does not say all of it (absolute form, odd bytes).
+fn target_beside_uri(request: &RequestHeader) -> Option<Vec<u8>> {
+    let target = request.raw_path();
+    let in_uri = request.uri.path_and_query().map(|p| p.as_str().as_bytes());
+    (in_uri != Some(target)).then(|| target.to_vec())
+}
+
+/// Takes out what only maia-edge may say, and puts back what the client said of its tenant.
+fn launder(headers: &mut HeaderMap, client: &HeaderMap) {
+    let is_foreign = |name: &&HeaderName| {
+        let name = name.as_str();
+        headers::INTERNAL.contains(&name) || ANSWERS.contains(&name) || is_alias(name)
+    };
+    // Usually there is none, and nothing is allocated.
+    let foreign: Vec<HeaderName> = headers.keys().filter(is_foreign).cloned().collect();
+    for name in foreign {
+        headers.remove(name);
+    }
+    for name in client.keys().filter(|name| KEPT.contains(name)) {
+        let mut sent = client.get_all(name).iter();
+        let (first, more) = (sent.next(), sent.next());
+        let whole = more.is_none() && headers.contains_key(name);
+        if let Some(first) = first.filter(|_| !whole) {
+            headers.insert(name, first.clone());
+        }
+    }
+}
+
+/// `group/term/version`, as [`Epoch`] displays itself.
+fn epoch_value(epoch: Epoch) -> HeaderValue {
+    let mut text = Vec::with_capacity(32);
+    push_decimal(&mut text, epoch.group.get());
+    text.push(b'/');
+    push_decimal(&mut text, epoch.term.get());
+    text.push(b'/');
+    push_decimal(&mut text, epoch.version.get());
+    HeaderValue::from_maybe_shared(Bytes::from(text)).expect("digits and slashes are ASCII")
 }
 
 /// The request's own id where it is legal, else a new one.
@@ -117,8 +154,8 @@ pub fn request_id(headers: &HeaderMap) -> HeaderValue {
     match own {
         Some(id) => id.clone(),
         None => {
-            let id = format!("{:032x}", fastrand::u128(..));
-            HeaderValue::from_maybe_shared(bytes::Bytes::from(id)).expect("hex digits are ASCII")
+            let id = hex(fastrand::u128(..));
+            HeaderValue::from_bytes(&id).expect("hex digits are ASCII")
         }
     }
 }
@@ -127,16 +164,14 @@ pub fn request_id(headers: &HeaderMap) -> HeaderValue {
 /// request as the origin gets it: a key that stays behind makes nothing recognizable.
 #[must_use]
 pub fn is_repeatable(request: &RequestHeader) -> bool {
-    if request.headers.contains_key(headers::IDEMPOTENCY_KEY) {
-        return true;
-    }
-    let conditional = [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE]
-        .iter()
-        .any(|name| request.headers.contains_key(name));
+    let names = |name: HeaderName| request.headers.contains_key(name);
     match request.method {
         Method::GET | Method::HEAD | Method::OPTIONS => true,
+        _ if names(IDEMPOTENCY_KEY) => true,
         // The second of two conditional writes would be told that the first one spoiled it.
-        Method::PUT | Method::DELETE => !conditional,
+        Method::PUT | Method::DELETE => {
+            !(names(IF_MATCH) || names(IF_NONE_MATCH) || names(IF_UNMODIFIED_SINCE))
+        }
         _ => false,
     }
 }
@@ -146,6 +181,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     fn request(method: &str, headers: &[(&'static str, &str)]) -> RequestHeader {
         let mut request = RequestHeader::build(method, b"/", None).unwrap();
@@ -191,7 +228,7 @@ mod tests {
             ],
         );
         let client = "192.0.2.7:1".parse().unwrap();
-        let guard = Guard::new(client, Duration::from_secs(1), Duration::from_secs(1));
+        let guard = Guard::new(client, SECOND, SECOND, SECOND);
         prepare(
             &mut forged,
             &HeaderMap::new(),

@@ -18,14 +18,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, LOCATION, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, Method};
+use http::response::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use maia_common::error_code::{PROBLEM_MEDIA_TYPE, RETRY_AFTER_S};
 use maia_common::{ErrorCode, Problem, headers};
 use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
+use pingora::{ErrorType, OrErr};
 
 use crate::core::decide::RedirectReason;
+use crate::shell::names::{PRIMARY_REGION, REDIRECT_REASON, REGION, REQUEST_ID};
 use crate::shell::stream::Guard;
 
 /// The largest rest of a body that is read to keep a connection.
@@ -33,12 +36,10 @@ pub const MAX_DRAIN_BYTES: usize = 64 << 10;
 /// How long that may take.
 pub const MAX_DRAIN_TIME: Duration = Duration::from_secs(1);
 
-/// `X-MAIA-Region`
-pub const REGION: HeaderName = HeaderName::from_static(headers::REGION);
-/// `X-Request-ID`
-pub const REQUEST_ID: HeaderName = HeaderName::from_static(headers::REQUEST_ID);
-const PRIMARY_REGION: HeaderName = HeaderName::from_static(headers::PRIMARY_REGION);
-const REDIRECT_REASON: HeaderName = HeaderName::from_static(headers::REDIRECT_REASON);
+/// What [`mark`] adds at most: room for all of it at once.
+const MARK_HEADERS: usize = 2;
+/// All that an answer carries, with what pingora adds (`Date`, `Connection`): room from the start.
+const ANSWER_HEADERS: usize = 12;
 
 /// What is answered.
 #[derive(Debug, Clone)]
@@ -102,6 +103,48 @@ pub struct Mark<'a> {
     pub request_id: Option<&'a HeaderValue>,
 }
 
+impl Mark<'_> {
+    fn put(self, headers: &mut HeaderMap) {
+        headers.insert(REGION, self.region.clone());
+        if let Some(id) = self.request_id {
+            headers.insert(REQUEST_ID, id.clone());
+        }
+    }
+}
+
+/// Takes from the origin's response what only maia-edge may say, and marks it. Names of headers come
+/// out in lower case.
+///
+/// # Errors
+/// None in practice: the reason phrase was legal when it came.
+pub fn mark(response: &mut ResponseHeader, mark: Mark<'_>) -> Result<()> {
+    let phrase = own_phrase(response);
+    let (empty, ()) = http::Response::new(()).into_parts();
+    // As its parts, where names need not be kept, and hashed, a second time for their case.
+    let mut parts = Parts::from(std::mem::replace(response, empty.into()));
+    let headers = &mut parts.headers;
+    let is_internal = |name: &&HeaderName| headers::INTERNAL.contains(&name.as_str());
+    // Usually there is none, and nothing is allocated.
+    let internal: Vec<HeaderName> = headers.keys().filter(is_internal).cloned().collect();
+    for name in internal {
+        headers.remove(name);
+    }
+    headers.reserve(MARK_HEADERS);
+    mark.put(headers);
+    *response = ResponseHeader::from(parts);
+    match phrase {
+        Some(phrase) => response.set_reason_phrase(Some(&phrase)),
+        None => Ok(()),
+    }
+}
+
+/// The origin's reason phrase, where it is not the usual one of its status.
+fn own_phrase(response: &ResponseHeader) -> Option<String> {
+    let phrase = response.get_reason_phrase();
+    let own = phrase.filter(|phrase| Some(*phrase) != response.status.canonical_reason());
+    own.map(str::to_owned)
+}
+
 /// Settles the request's body and sends the answer.
 ///
 /// # Errors
@@ -113,11 +156,7 @@ pub async fn send(
     answer: &Answer,
 ) -> Result<()> {
     settle_body(session, guard).await;
-    let (mut header, body) = build(answer)?;
-    header.insert_header(REGION, mark.region)?;
-    if let Some(id) = mark.request_id {
-        header.insert_header(REQUEST_ID, id)?;
-    }
+    let (header, body) = build(answer, mark)?;
     let bodyless = body.is_empty() || session.req_header().method == Method::HEAD;
     session
         .write_response_header(Box::new(header), bodyless)
@@ -146,35 +185,45 @@ async fn discard(session: &mut Session) {
     }
 }
 
-fn build(answer: &Answer) -> Result<(ResponseHeader, Bytes)> {
-    let mut header = ResponseHeader::build_no_case(answer.status(), Some(10))?;
-    header.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-store"))?;
-    match answer {
+/// Built from its parts: names are made at compile time, and keep no case beside them.
+fn build(answer: &Answer, mark: Mark<'_>) -> Result<(ResponseHeader, Bytes)> {
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    parts.status = StatusCode::from_u16(answer.status())
+        .or_err(ErrorType::InternalError, "an answer has an illegal status")?;
+    let headers = &mut parts.headers;
+    headers.reserve(ANSWER_HEADERS);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    mark.put(headers);
+    let body = match answer {
         Answer::Redirect {
             location,
             primary,
             reason,
         } => {
-            header.insert_header(LOCATION, location)?;
-            header.insert_header(REDIRECT_REASON, HeaderValue::from_static(reason.as_str()))?;
+            headers.insert(LOCATION, location.clone());
+            headers.insert(REDIRECT_REASON, HeaderValue::from_static(reason.as_str()));
             if let Some(primary) = primary {
-                header.insert_header(PRIMARY_REGION, primary)?;
+                headers.insert(PRIMARY_REGION, primary.clone());
             }
-            header.insert_header(CONTENT_LENGTH, HeaderValue::from_static("0"))?;
-            Ok((header, Bytes::new()))
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+            Bytes::new()
         }
         Answer::Problem { code, detail, .. } => {
-            let mut problem = Problem::new(*code, *detail);
-            problem.status = answer.status();
-            let body = problem.to_json();
-            header.insert_header(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_MEDIA_TYPE))?;
-            header.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()))?;
-            if matches!(problem.status, 429 | 503) {
-                header.insert_header(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S))?;
-            }
-            Ok((header, body.into()))
+            problem(headers, Problem::new(*code, *detail), answer.status())
         }
+    };
+    Ok((ResponseHeader::from(parts), body))
+}
+
+fn problem(headers: &mut HeaderMap, mut problem: Problem, status: u16) -> Bytes {
+    problem.status = status;
+    let body = problem.to_json();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_MEDIA_TYPE));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    if matches!(status, 429 | 503) {
+        headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
     }
+    body.into()
 }
 
 async fn settle_body(session: &mut Session, guard: Option<&Guard>) {
@@ -223,13 +272,48 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_origin_can_not_say_what_is_internal_and_keeps_its_own_words() {
+        let mut response = ResponseHeader::build(200, None).unwrap();
+        for (name, value) in [
+            ("X-MAIA-Region", "elsewhere"),
+            ("X-MAIA-Primary-Region", "elsewhere"),
+            ("X-MAIA-Acked-Regions", "a,b"),
+            ("Set-Cookie", "a=1"),
+            ("Set-Cookie", "b=2"),
+        ] {
+            response.append_header(name, value).unwrap();
+        }
+        response.set_reason_phrase(Some("Fine")).unwrap();
+        let id = HeaderValue::from_static("r1");
+        let here = Mark {
+            region: &HeaderValue::from_static("here"),
+            request_id: Some(&id),
+        };
+        mark(&mut response, here).unwrap();
+        let all = |name: &str| -> Vec<&str> {
+            let values = response.headers.get_all(name).iter();
+            values.map(|v| v.to_str().unwrap()).collect()
+        };
+        assert_eq!(all("x-maia-region"), ["here"]);
+        assert_eq!(all("x-request-id"), ["r1"]);
+        assert!(all("x-maia-primary-region").is_empty());
+        assert_eq!(all("x-maia-acked-regions"), ["a,b"]);
+        assert_eq!(all("set-cookie"), ["a=1", "b=2"]);
+        assert_eq!(response.get_reason_phrase(), Some("Fine"));
+    }
+
+    #[test]
     fn a_problem_says_how_long_it_is_and_when_to_come_back() {
-        let (header, body) = build(&Answer::Problem {
+        let answer = Answer::Problem {
             code: ErrorCode::StalePlacement,
             status: Some(503),
             detail: "stale",
-        })
-        .unwrap();
+        };
+        let mark = Mark {
+            region: &HeaderValue::from_static("a"),
+            request_id: None,
+        };
+        let (header, body) = build(&answer, mark).unwrap();
         assert_eq!(header.status, 503);
         assert_eq!(header.headers[CONTENT_LENGTH], body.len().to_string());
         assert_eq!(header.headers[RETRY_AFTER], "1");

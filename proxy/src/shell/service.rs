@@ -20,6 +20,7 @@
 
 mod admit;
 mod failure;
+mod lookup;
 mod request;
 
 use std::any::Any;
@@ -30,7 +31,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::HeaderValue;
 use http::header::UPGRADE;
-use maia_common::headers;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
@@ -44,10 +44,11 @@ use crate::config::Config;
 use crate::core::classify::Class;
 use crate::shell::access_log::{AccessLog, Line};
 use crate::shell::hold::HoldQueue;
+use crate::shell::lookups::Lookups;
 use crate::shell::metrics::{Metrics, Outcome, UpstreamError};
 use crate::shell::origin;
 use crate::shell::placements::Placements;
-use crate::shell::response::{self, Answer, Mark, REGION, REQUEST_ID};
+use crate::shell::response::{self, Answer, Mark};
 use crate::shell::stream::Guard;
 
 /// Tries of one request at the origin; holds end earlier, by their budget.
@@ -57,6 +58,7 @@ const MAX_BREAKS: usize = 1;
 /// Serves the public listener.
 pub struct Proxy {
     placements: Arc<Placements>,
+    lookups: Arc<Lookups>,
     metrics: Arc<Metrics>,
     access_log: Option<AccessLog>,
     holds: HoldQueue,
@@ -72,6 +74,7 @@ impl Proxy {
         config: Arc<Config>,
         peer: HttpPeer,
         placements: Arc<Placements>,
+        lookups: Arc<Lookups>,
         metrics: Arc<Metrics>,
         access_log: Option<AccessLog>,
     ) -> Self {
@@ -79,6 +82,7 @@ impl Proxy {
         Self {
             holds: HoldQueue::new(config.proxy.hold_max_requests, Arc::clone(&metrics)),
             placements,
+            lookups,
             metrics,
             access_log,
             config,
@@ -93,6 +97,7 @@ impl Proxy {
         Some(Arc::new(Guard::new(
             client,
             timeouts.header,
+            timeouts.idle,
             timeouts.linger,
         )))
     }
@@ -107,11 +112,14 @@ impl Proxy {
         } else if let Answer::Redirect { reason, .. } = answer {
             (ctx.outcome, ctx.reason) = (Outcome::Redirect, reason.as_str());
         }
-        let mark = Mark {
+        response::send(session, ctx.guard.as_deref(), self.mark(ctx), answer).await
+    }
+
+    fn mark<'a>(&'a self, ctx: &'a Ctx) -> Mark<'a> {
+        Mark {
             region: &self.region,
             request_id: ctx.request_id.as_ref(),
-        };
-        response::send(session, ctx.guard.as_deref(), mark, answer).await
+        }
     }
 }
 
@@ -144,7 +152,7 @@ impl ProxyHttp for Proxy {
         ctx: &Ctx,
     ) -> Option<Box<dyn Any + Send + Sync>> {
         let guard = ctx.guard.clone()?;
-        guard.request_ends();
+        guard.request_ends(ctx.ended.unwrap_or_else(Instant::now));
         Some(Box::new(guard))
     }
 
@@ -160,11 +168,9 @@ impl ProxyHttp for Proxy {
         session.set_write_timeout(Some(timeouts.client_write));
         session.set_total_drain_timeout(Some(response::MAX_DRAIN_TIME));
         session.set_pipelining_enabled(true);
-        // pingora keeps connections without limit after the first request unless told each time;
-        // one that it means to close (both lengths given, HTTP/1.0) stays so.
-        if session.get_keepalive().is_some() && !session.is_process_shutting_down() {
-            session.set_keepalive(Some(timeouts.idle.as_secs()));
-        } else {
+        // Without limit, as far as pingora is concerned: the stream ends idle connections. One that
+        // pingora means to close (both lengths given, HTTP/1.0) stays so.
+        if session.is_process_shutting_down() {
             session.set_keepalive(None);
         }
         Ok(())
@@ -297,13 +303,8 @@ impl ProxyHttp for Proxy {
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        for name in headers::INTERNAL {
-            response.remove_header(*name);
-        }
-        response.insert_header(REGION, &self.region)?;
-        if let Some(id) = &ctx.request_id {
-            response.insert_header(REQUEST_ID, id)?;
-        }
+        let mark = self.mark(ctx);
+        response::mark(response, mark)?;
         if session.is_process_shutting_down() {
             session.set_keepalive(None);
         }
@@ -337,7 +338,9 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, _e: Option<&Error>, ctx: &mut Ctx) {
-        let took = ctx.started.elapsed();
+        let ended = Instant::now();
+        ctx.ended = Some(ended);
+        let took = ended.saturating_duration_since(ctx.started);
         let status = session.response_written().map_or(0, |r| r.status.as_u16());
         self.metrics.request(ctx.outcome, ctx.class, status, took);
         let Some(log) = &self.access_log else { return };
@@ -355,7 +358,7 @@ impl ProxyHttp for Proxy {
             took,
             received_bytes: session.body_bytes_read(),
             sent_bytes: session.body_bytes_sent(),
-            client: ctx.guard.as_ref().map(|g| g.client()),
+            client: ctx.guard.as_ref().map_or("", |g| g.client()),
             request_id: id.unwrap_or(""),
         };
         log.append(&line);

@@ -1,10 +1,15 @@
-//! A client's connection as pingora sees it: a TCP stream with two guards that pingora lacks.
+//! A client's connection as pingora sees it: a TCP stream with three guards that pingora lacks.
 //!
 //! **Header deadline.** pingora's header timeout is per read and none applies between the pieces
 //! of a header after the first request, so a client that sends a byte now and then holds a
 //! connection for ever (slowloris). Here a header must be complete a fixed time after its first
 //! byte. The clock is asked only where a read finds nothing after a header has begun, so the
 //! usual request pays nothing. A header's size is bounded here too.
+//!
+//! **Idle time.** Between two requests a connection is kept for a fixed time, then closed like
+//! one that the client closed. pingora's own time-out would make a timer for each request; here
+//! one timer serves a connection for all its life and is only asked, never moved, while requests
+//! come: where it fires too early, it is set to when the time will really be over.
 //!
 //! **Lingering close.** Closing a socket with unread bytes makes the kernel send RST, which can
 //! erase the answer before the client has read it. After an early answer the write side is
@@ -17,7 +22,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use std::{io, net::SocketAddr};
@@ -49,9 +54,14 @@ const REQUEST: u8 = 2;
 pub struct Guard {
     phase: AtomicU8,
     linger: AtomicBool,
+    accepted: std::time::Instant,
+    /// When the last request was answered, in microseconds after `accepted`.
+    idle_since_us: AtomicU64,
     header_timeout: Duration,
+    idle_timeout: Duration,
     linger_timeout: Duration,
-    client: SocketAddr,
+    address: SocketAddr,
+    client: String,
     forwarded_for: HeaderValue,
     forwarded: HeaderValue,
 }
@@ -59,7 +69,12 @@ pub struct Guard {
 impl Guard {
     /// The guard of a fresh connection.
     #[must_use]
-    pub fn new(client: SocketAddr, header_timeout: Duration, linger_timeout: Duration) -> Self {
+    pub fn new(
+        client: SocketAddr,
+        header_timeout: Duration,
+        idle_timeout: Duration,
+        linger_timeout: Duration,
+    ) -> Self {
         let ip = client.ip().to_canonical();
         let node = match ip {
             std::net::IpAddr::V4(v4) => format!("for={v4};proto=http"),
@@ -69,18 +84,22 @@ impl Guard {
         Self {
             phase: AtomicU8::new(IDLE),
             linger: AtomicBool::new(false),
+            accepted: std::time::Instant::now(),
+            idle_since_us: AtomicU64::new(0),
             header_timeout,
+            idle_timeout,
             linger_timeout,
-            client,
+            address: client,
+            client: client.to_string(),
             forwarded_for: value(&ip.to_string()),
             forwarded: value(&node),
         }
     }
 
-    /// The client's address.
+    /// The client's address, as text: every log line has it.
     #[must_use]
-    pub fn client(&self) -> SocketAddr {
-        self.client
+    pub fn client(&self) -> &str {
+        &self.client
     }
 
     /// The element to add to `X-Forwarded-For`.
@@ -101,8 +120,16 @@ impl Guard {
     }
 
     /// The request is answered: the next byte begins another.
-    pub fn request_ends(&self) {
+    pub fn request_ends(&self, now: std::time::Instant) {
+        let since = now.saturating_duration_since(self.accepted).as_micros() as u64;
+        self.idle_since_us.store(since, Ordering::Relaxed);
         self.phase.store(IDLE, Ordering::Relaxed);
+    }
+
+    /// When a connection is closed on which no further request begins.
+    fn idle_until(&self) -> Instant {
+        let since = Duration::from_micros(self.idle_since_us.load(Ordering::Relaxed));
+        Instant::from_std(self.accepted) + since + self.idle_timeout
     }
 
     /// How long a client that was answered early may go on sending.
@@ -129,7 +156,10 @@ enum Closing {
 pub struct ClientStream {
     tcp: BufWriter<TcpStream>,
     guard: Arc<Guard>,
-    deadline: Option<Pin<Box<Sleep>>>,
+    /// One for all deadlines; it may fire before the one in force, never after it.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Of the header that is being read.
+    header_until: Option<Instant>,
     /// Of the header that is being read, with what followed it in its last read.
     header_bytes: usize,
     closing: Closing,
@@ -141,28 +171,45 @@ impl ClientStream {
     #[must_use]
     pub fn new(tcp: TcpStream, guard: Arc<Guard>) -> Self {
         let socket = SocketDigest::from_raw_fd(tcp.as_raw_fd());
-        let _ = socket.peer_addr.set(Some(PeerAddr::Inet(guard.client)));
+        let _ = socket.peer_addr.set(Some(PeerAddr::Inet(guard.address)));
         Self {
             tcp: BufWriter::with_capacity(WRITE_BUFFER_BYTES, tcp),
             guard,
-            deadline: None,
+            timer: None,
+            header_until: None,
             header_bytes: 0,
             closing: Closing::Open,
             socket: Arc::new(socket),
         }
     }
 
-    /// A read found nothing. An error where a header should have been complete by now.
+    /// A read found nothing: waits, unless the connection's time is over. An error where a header
+    /// should have been complete by now, the end of the stream where no request began in time.
     fn check_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.guard.phase.load(Ordering::Relaxed) != HEADER {
-            self.deadline = None;
-            return Poll::Pending;
+        let phase = self.guard.phase.load(Ordering::Relaxed);
+        let until = match phase {
+            IDLE => self.guard.idle_until(),
+            HEADER => *self
+                .header_until
+                .get_or_insert_with(|| Instant::now() + self.guard.header_timeout),
+            _ => return Poll::Pending,
+        };
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if timer.deadline() > until {
+            timer.as_mut().reset(until);
         }
-        let timeout = self.guard.header_timeout;
-        let deadline = self
-            .deadline
-            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + timeout)));
-        ready!(deadline.as_mut().poll(cx));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if timer.deadline() >= until {
+                break;
+            }
+            timer.as_mut().reset(until);
+        }
+        if phase == IDLE {
+            return Poll::Ready(Ok(()));
+        }
         Poll::Ready(Err(io::Error::new(
             io::ErrorKind::TimedOut,
             "the request header did not arrive in time",
@@ -210,6 +257,7 @@ impl AsyncRead for ClientStream {
         if read > 0 && phase == IDLE {
             self.guard.phase.store(HEADER, Ordering::Relaxed);
             self.header_bytes = read;
+            self.header_until = None;
         } else {
             self.header_bytes += read;
         }

@@ -178,3 +178,25 @@ async fn several_threads_serve_together() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_is_closed_after_its_time_and_a_busy_one_is_not() {
+    const IDLE: Duration = Duration::from_secs(1);
+    let stage = Stage::new(&["timeouts.idle=1s"]).await;
+    let began = Instant::now();
+    let mut unused = stage.proxy.client().await;
+    let mut busy = stage.proxy.client().await;
+    // Longer than a timer that was set by the first request and never moved.
+    while began.elapsed() < 2 * IDLE + IDLE / 2 {
+        busy.send(request("GET", "/v1/x", "here", "", "")).await;
+        assert_eq!(busy.response().await.status, 200);
+        busy.send(request("PUT", "/v1/x", "there", "", "body"))
+            .await;
+        assert_eq!(busy.response().await.status, 307);
+    }
+    let last = Instant::now();
+    assert!(unused.closes_cleanly().await, "it never asked anything");
+    assert!(last.elapsed() < IDLE, "closed long ago");
+    assert!(busy.closes_cleanly().await, "it asks no more");
+    assert!(last.elapsed() + Duration::from_millis(50) > IDLE);
+}

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::HeaderValue;
-use maia_common::headers;
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 
@@ -12,7 +11,9 @@ use super::failure::OUTCOME_UNKNOWN;
 use crate::core::classify::Class;
 use crate::core::decide::{Epoch, Facts};
 use crate::core::tenant;
+use crate::shell::in_flight::Write;
 use crate::shell::metrics::Outcome;
+use crate::shell::names::{PREFERRED_REGION, TENANT};
 use crate::shell::response::Answer;
 use crate::shell::stream::Guard;
 
@@ -39,11 +40,15 @@ pub(super) enum Fate {
 /// What the proxy knows of one request.
 pub struct Ctx {
     pub(super) started: Instant,
+    /// When it was answered.
+    pub(super) ended: Option<Instant>,
     pub(super) guard: Option<Arc<Guard>>,
     pub(super) class: Class,
     pub(super) outcome: Outcome,
     pub(super) reason: &'static str,
     pub(super) epoch: Option<Epoch>,
+    /// Counts it as in flight.
+    pub(super) write: Option<Write>,
     pub(super) request_id: Option<HeaderValue>,
     pub(super) received_bytes: u64,
     pub(super) hold_until: Option<Instant>,
@@ -63,11 +68,13 @@ impl Ctx {
     pub(super) fn new(started: Instant) -> Self {
         Self {
             started,
+            ended: None,
             guard: None,
             class: Class::Write,
             outcome: Outcome::Local,
             reason: "",
             epoch: None,
+            write: None,
             request_id: None,
             received_bytes: 0,
             hold_until: None,
@@ -82,7 +89,13 @@ impl Ctx {
     }
 
     /// Notes that the request is passed to the origin. Always `None`: nothing to answer.
-    pub(super) fn pass(&mut self, epoch: Epoch, reason: &'static str) -> Option<Answer> {
+    pub(super) fn pass(
+        &mut self,
+        epoch: Epoch,
+        reason: &'static str,
+        write: Option<Write>,
+    ) -> Option<Answer> {
+        self.write = write;
         self.epoch = Some(epoch);
         self.outcome = Outcome::Local;
         self.reason = reason;
@@ -119,12 +132,16 @@ impl Ctx {
 }
 
 pub(super) fn tenant_of(request: &RequestHeader) -> Result<&str, tenant::TenantError> {
-    let values = request.headers.get_all(headers::TENANT).iter();
+    let values = request.headers.get_all(TENANT).iter();
     tenant::from_header(values.map(HeaderValue::as_bytes))
 }
 
 pub(super) fn facts_of(request: &RequestHeader, class: Class) -> Facts<'_> {
-    let preferred = request.headers.get(headers::PREFERRED_REGION);
+    // It never affects writes.
+    let read = class != Class::Write;
+    let preferred = read
+        .then(|| request.headers.get(PREFERRED_REGION))
+        .flatten();
     Facts {
         class,
         preferred: preferred.and_then(|v| v.to_str().ok()),
