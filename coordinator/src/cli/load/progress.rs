@@ -62,12 +62,10 @@ impl Progress {
         let rate = done.lines as f64 / self.begun.elapsed().as_secs_f64().max(1e-3);
         let mut text = format!("{} tenants, {rate:.0}/s", done.lines);
         if done.failed > 0 {
-            text += ", failed: ";
-            text += &done.failed.to_string();
+            text = format!("{text}, {} failed", done.failed);
         }
         if let Some(trouble) = trouble {
-            text += ", waiting: ";
-            text += trouble;
+            text = format!("{text}, waiting: {trouble}");
         }
         match &self.bar {
             Some(bar) => bar.set_message(text),

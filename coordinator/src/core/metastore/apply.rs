@@ -142,8 +142,7 @@ fn check(transaction: &wire::Transaction) -> Result<(), String> {
         }
     }
     keys.sort_unstable();
-    let mut after = keys.iter().skip(1);
-    if let Some(twice) = keys.iter().find(|key| after.next() == Some(*key)) {
+    if let Some([twice, _]) = keys.array_windows().find(|[one, next]| one == next) {
         return Err(format!("key `{twice}` is there twice"));
     }
     if events > 1 {
