@@ -31,8 +31,8 @@ impl Names {
         Self { text, next: 0 }
     }
 
-    /// The next name; after the last one the first.
-    pub fn next(&mut self) -> &str {
+    /// The next name, and after the last one the first.
+    pub fn pick(&mut self) -> &str {
         if self.next >= self.text.len() {
             self.next = 0;
         }

@@ -1,10 +1,11 @@
 //! A proxy's placements for benches: one group, led in region `a`, looked at from region `b`.
 
+use std::time::SystemTime;
+
 use maia_common::placement::{Mode, WriteRouting};
 use maia_common::topology::{GroupView, Leader, Region, RegionState, Topology};
 use maia_common::{GroupId, NodeId, RegionName, Term};
 use maia_proxy::core::decide::Rules;
-use maia_proxy::core::feed::Step;
 use maia_proxy::core::fingerprint::FingerprintKey;
 use maia_proxy::core::table::Builder;
 use maia_proxy::shell::placements::Placements;
@@ -50,14 +51,11 @@ pub fn placements(tenants: usize) -> Placements {
         local_region: region("b"),
         write_routing: WriteRouting::Redirect,
     };
-    let placements = Placements::new(rules, FingerprintKey::new(&[7; 16]));
+    let placements = Placements::new(rules, FingerprintKey::new(&[7; 16]), None);
     let mut builder = Builder::new(tenants);
     for number in 0..tenants {
         builder.insert(placements.key().of(&name(number)), &ENTRY);
     }
-    placements.put(Step::Snapshot {
-        topology: topology(),
-        tenants: builder.build(),
-    });
+    placements.restore(topology(), builder.build(), SystemTime::now());
     placements
 }

@@ -55,8 +55,8 @@ fn a_decision_allocates_nothing() {
                 class,
                 preferred: Some("a"),
             };
-            redirected += placements.route(name, &facts, |decision| {
-                usize::from(matches!(decision, Decision::Redirect { .. }))
+            redirected += placements.route(name, &facts, |decision, _| {
+                usize::from(matches!(decision, Some(Decision::Redirect { .. })))
             });
         }
         assert_eq!(redirected, 10_000, "the known ones");

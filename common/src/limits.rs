@@ -112,6 +112,13 @@ pub const MAX_REGISTRATIONS_IN_FLIGHT: usize = 64;
 pub const MAX_LOOKUPS_IN_FLIGHT: usize = 1024;
 /// How long a lookup may take, the placing of a new tenant included.
 pub const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
+/// Lookups that one proxy has under way; requests beyond them get 503.
+pub const MAX_PROXY_LOOKUPS: u32 = 256;
+/// Names without a placement that a proxy remembers which does not hold all tenants: attackers make
+/// names up, and must not drive tenants out.
+pub const MAX_UNPLACED_TENANTS: u64 = 16_384;
+/// How long it remembers them. Longer than a lookup takes.
+pub const UNPLACED_LIFETIME: Duration = Duration::from_secs(10);
 /// How long another coordinator may take to say which proxies are on its feed.
 pub const PROXIES_DEADLINE: Duration = Duration::from_millis(500);
 /// Requests in flight at a coordinator's API; further ones get 503 with Retry-After.

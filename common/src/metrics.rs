@@ -51,6 +51,8 @@ metrics! {
         "Since the proxy last heard from a coordinator.";
     PROXY_PLACEMENTS_SOURCE = "maia_proxy_placements_source",
         "1 for where the placements in force came from: none, disk or feed.";
+    PROXY_LOOKUPS = "maia_proxy_lookups_total",
+        "Tenants asked for at a coordinator, by outcome: answered or failed.";
     PROXY_SNAPSHOT_AGE_SECONDS = "maia_proxy_snapshot_age_seconds",
         "Since the proxy's snapshot on disk was written; infinite while there is none.";
     PROXY_SNAPSHOT_ERRORS = "maia_proxy_snapshot_errors_total",

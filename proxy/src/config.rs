@@ -15,9 +15,11 @@ use serde::Deserialize;
 
 mod check;
 mod source;
+mod unknown_tenant;
 
 pub use check::OriginAddress;
 pub use source::ConfigError;
+pub use unknown_tenant::UnknownTenant;
 
 /// The whole configuration.
 #[derive(Debug, Clone, Deserialize)]
@@ -83,8 +85,12 @@ pub struct Origin {
 pub struct Proxy {
     /// For tenants that don't say. `forward` is redirected until forwarding exists.
     pub write_routing: WriteRouting,
-    /// Only `reject` for now.
+    /// What happens to a write of a tenant without a placement.
     pub unknown_tenant: UnknownTenant,
+    /// Whether all tenants are held, or those that are asked for.
+    pub table: TableMode,
+    /// How many are held at most in `on-demand` mode.
+    pub table_max_tenants: u64,
     /// How long a write may wait for its primary (I11).
     #[serde(with = "duration::text")]
     pub hold_budget: Duration,
@@ -101,12 +107,14 @@ pub struct Proxy {
     pub h2c: bool,
 }
 
-/// What happens to requests of unknown tenants.
+/// Which tenants a proxy holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum UnknownTenant {
-    /// `unknown_tenant`, 404.
-    Reject,
+#[serde(rename_all = "kebab-case")]
+pub enum TableMode {
+    /// All.
+    Full,
+    /// Those that are asked for, looked up at a coordinator.
+    OnDemand,
 }
 
 /// `[timeouts]`
@@ -161,6 +169,8 @@ impl Default for Proxy {
         Self {
             write_routing: WriteRouting::Redirect,
             unknown_tenant: UnknownTenant::Reject,
+            table: TableMode::Full,
+            table_max_tenants: 1_000_000,
             hold_budget: Duration::from_secs(5),
             hold_max_requests: 1024,
             snapshot_every: Duration::from_secs(30),
@@ -204,6 +214,8 @@ pub const KEYS: &[&str] = &[
     "origin.url",
     "proxy.write_routing",
     "proxy.unknown_tenant",
+    "proxy.table",
+    "proxy.table_max_tenants",
     "proxy.hold_budget",
     "proxy.hold_max_requests",
     "proxy.snapshot_every",

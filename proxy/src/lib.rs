@@ -5,9 +5,8 @@
 //! queue, the admin listener. [`config`] is read and checked whole before any port opens. Begin
 //! with [`core::decide`], then [`shell::service`].
 //!
-//! Not in this slice, each with its issue: the compact tenant table and the snapshot on disk (02),
-//! forwarding to other regions' proxies, TLS, further tenant rules and route rules, consistency
-//! tokens, `drained` acknowledgements.
+//! Not yet, each with its issue: forwarding to other regions' proxies, TLS, further tenant rules and
+//! route rules, consistency tokens.
 
 #![warn(missing_docs)]
 

@@ -56,6 +56,45 @@ impl Extra {
         extra
     }
 
+    /// In another region than those of `cluster up`.
+    ///
+    /// # Panics
+    /// When the files can't be written.
+    #[must_use]
+    pub fn elsewhere(mut self, region: &str) -> Self {
+        let path = self.dir.join("coordinator.toml");
+        let text = std::fs::read_to_string(&path).expect("the configuration");
+        // It knows the new region instead of the one that it was modelled on.
+        let mut section = "";
+        let mut lines = Vec::new();
+        let old = format!("{:?}", self.region);
+        for line in text.lines() {
+            if line.starts_with('[') {
+                section = line;
+            }
+            let is_own = matches!(section, "[node]" | "[[bootstrap.regions]]");
+            let replaced = is_own && line.ends_with(&old);
+            lines.push(if replaced {
+                line.replace(&old, &format!("{region:?}"))
+            } else {
+                line.to_owned()
+            });
+        }
+        std::fs::write(path, lines.join("\n")).expect("a configuration");
+        region.clone_into(&mut self.region);
+        self
+    }
+
+    /// A request to its API, with the cluster's admin token.
+    #[must_use]
+    pub fn api(&self, cluster: &Cluster, method: Method, path: &str) -> Request {
+        let url = format!("{}{path}", self.api_url);
+        Request {
+            url,
+            ..cluster.api(0, method, path)
+        }
+    }
+
     fn configuration(&self, model: &str) -> String {
         let mut section = "";
         let mut lines = Vec::new();

@@ -171,7 +171,7 @@ async fn what_can_not_be_is_reported_and_stops_no_other() {
         json!({"tenant": "lost", "primary_region": "atlantis"}),
         json!({"tenant": "gone", "primary_region": a}),
     ];
-    let body: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let body = lines.each_ref().map(ToString::to_string).join("\n");
     let post = |key: &str, body: &str| {
         let request = cluster.api(1, Method::POST, "/v1/placements").body(body);
         cluster
@@ -213,9 +213,9 @@ async fn what_can_not_be_is_reported_and_stops_no_other() {
     let answer = post("three", &bad).await;
     answer.expect_problem(400, "invalid_request");
     assert!(answer.text().contains("line 2"), "{}", answer.text());
-    let many: String = (0..1001)
-        .map(|n| format!("{{\"tenant\":\"m{n}\",\"primary_region\":\"{a}\"}}\n"))
-        .collect();
+    let many = (0..1001).map(|n| json!({"tenant": format!("m{n}"), "primary_region": a}));
+    let many: Vec<String> = many.map(|line| line.to_string()).collect();
+    let many = many.join("\n");
     post("four", &many)
         .await
         .expect_problem(413, "body_too_large");

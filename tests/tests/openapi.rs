@@ -49,6 +49,7 @@ impl Drive {
 }
 
 /// Requests in an order that makes sense; each operation at least once.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn drives(region: &str) -> Vec<Drive> {
     let spec = json!({"primary_region": region});
     let lost = json!({"tenant": "u", "primary_region": "atlantis"});
@@ -173,13 +174,13 @@ fn check(document: &Value, drive: &Drive, answer: &Answer) -> Result<(), String>
     };
     let media = answer.header("content-type").unwrap_or_default();
     let media = media.split(';').next().unwrap_or_default();
-    let Some(described) = content.get(media).or_else(|| content.get("*/*")) else {
-        return Err(format!("media type `{media}` is not documented"));
-    };
-    if media.ends_with("json") {
-        conforms(document, &described["schema"], &answer.json(), "body")
-    } else {
-        Ok(())
+    match content.get(media) {
+        Some(described) if media.ends_with("json") => {
+            conforms(document, &described["schema"], &answer.json(), "body")
+        }
+        Some(_) => Ok(()),
+        None if content.contains_key("*/*") => Ok(()),
+        None => Err(format!("media type `{media}` is not documented")),
     }
 }
 
@@ -214,7 +215,8 @@ fn conforms(document: &Value, schema: &Value, value: &Value, at: &str) -> Result
         Value::Array(_) => "array",
         Value::Object(_) => "object",
     };
-    if !types.contains(&is) && !(is == "integer" && types.contains(&"number")) {
+    let fits = types.contains(&is) || (is == "integer" && types.contains(&"number"));
+    if !fits {
         return Err(format!("{at} is {value}, not {types:?}"));
     }
     for (i, item) in value.as_array().into_iter().flatten().enumerate() {

@@ -27,8 +27,15 @@ impl Server {
     /// Starts the program; standard output and error go to `<log>.out` and `<log>.err`. The kernel
     /// ends it when the bench is killed (`setpriv` of util-linux).
     pub fn start(program: &Path, arguments: &[String], log: &Path) -> anyhow::Result<Self> {
+        // Of nginx only the master is our child, and it takes its workers along; pingora would
+        // drain for minutes.
+        let signal = if program == Path::new("nginx") {
+            "TERM"
+        } else {
+            "KILL"
+        };
         let child = Command::new("setpriv")
-            .args(["--pdeathsig", "TERM", "--"])
+            .args(["--pdeathsig", signal, "--"])
             .arg(program)
             .args(arguments)
             .stdin(Stdio::null())

@@ -176,5 +176,10 @@ mod tests {
         };
         assert_eq!(ask(&[]), Some(NodeId::new(1)));
         assert_eq!(ask(&["a"]), None);
+        let mut leaving = record();
+        leaving.leaving = [NodeId::new(1)].into();
+        let well = local(&[(1, 99)], None);
+        let to = target(NodeId::new(2), &leaving, &well, moves, &cluster(&[]));
+        assert_eq!(to, None, "nor to one that is taken out");
     }
 }

@@ -42,7 +42,17 @@ fn root(members: &[(u64, char)]) -> Root {
     Root {
         members: members.collect(),
         is_joint: false,
+        settled: true,
     }
+}
+
+#[test]
+fn nobody_is_retired_by_a_membership_that_may_be_taken_back() {
+    let state = cluster(&[(1, A), (2, A), (3, R)]);
+    let mut out = root(&[(1, 'V'), (2, 'V')]);
+    assert_eq!(next(&state, &out), [Command::Retire(NodeId::new(3))]);
+    out.settled = false;
+    assert_eq!(next(&state, &out), []);
 }
 
 const A: NodeState = NodeState::Active;

@@ -116,7 +116,7 @@ fn an_id_is_used_once_and_a_node_needs_a_region_and_addresses() {
 fn a_removal_that_costs_a_majority_or_the_only_copy_is_refused() {
     let state = cluster(&[group(1, &[1, 2, 3]), group(2, &[1, 2])]);
     let ask = |state: &ClusterState, root: &[u64], answering: &[u64], id| {
-        plan_removal(state, &ids(root), &ids(answering), NodeId::new(id))
+        plan_removal(state, &ids(root), &ids(answering), NodeId::new(id), None)
     };
     let plan = ask(&state, &[1, 2, 3], &[1, 2], 3).unwrap();
     assert_eq!((plan.answers, plan.metastore_voters_left), (false, 2));
@@ -151,7 +151,8 @@ fn a_group_that_is_made_meanwhile_makes_the_removal_plan_anew() {
     };
     let registered = Transaction::new("n", 1).put_json(keyspace::node(NodeId::new(3)), &node(3));
     let at = Revision::new(run(&registered).revision);
-    let plan = plan_removal(&state, &ids(&[1, 2, 3]), &ids(&[1, 2, 3]), NodeId::new(3)).unwrap();
+    let all = ids(&[1, 2, 3]);
+    let plan = plan_removal(&state, &all, &all, NodeId::new(3), None).unwrap();
     let seen = Seen {
         node: at,
         ..Seen::default()
@@ -171,4 +172,49 @@ fn a_group_that_is_made_meanwhile_makes_the_removal_plan_anew() {
         !run(&late.put("x", "")).succeeded,
         "and the other way round"
     );
+}
+
+#[test]
+fn only_copies_are_given_up_when_that_is_accepted() {
+    let state = cluster(&[group(7, &[2]), group(8, &[1, 2, 3]), group(9, &[1])]);
+    let (root, answering) = (ids(&[1, 2, 3]), ids(&[1, 3]));
+    let counts = [(GroupId::new(7), 17)].into();
+    let plan = plan_removal(&state, &root, &answering, NodeId::new(2), Some(&counts)).unwrap();
+    let lost = LostGroup {
+        group: GroupId::new(7),
+        tenants: 17,
+    };
+    assert_eq!(plan.lost, [lost]);
+    let go_on: Vec<GroupId> = plan.groups.iter().map(|loss| loss.group).collect();
+    assert_eq!(go_on, [GroupId::new(8)]);
+    let mut store = MemoryState::default();
+    let mut run = |transaction: &Transaction| {
+        let mut out = Mutations::default();
+        let applied = apply(&transaction.encode(), &store, &mut out).unwrap();
+        store.write(out);
+        applied.outcome
+    };
+    let mut made = Transaction::new("m", 1).put_json(keyspace::node(NodeId::new(2)), &node(2));
+    for group in state.groups.values() {
+        made = made.put_json(keyspace::group(group.id), group);
+    }
+    let at = Revision::new(run(&made).revision);
+    let records = state.groups.values().cloned();
+    let seen = Seen {
+        node: at,
+        last_group: None,
+        groups: records.map(|group| (group.id, (group, at))).collect(),
+    };
+    assert!(run(&begin_removal(&node(2), &plan, &seen, "r", 1)).succeeded);
+    let stored = |id| {
+        let row =
+            crate::metastore::get_at::<GroupRecord>(&store, &keyspace::group(GroupId::new(id)));
+        row.unwrap().unwrap().value
+    };
+    assert_eq!(stored(7).state, GroupState::Closing);
+    assert_eq!(
+        (stored(8).state, stored(8).leaving),
+        (GroupState::Active, ids(&[2]))
+    );
+    assert_eq!(stored(9), state.groups[&GroupId::new(9)]);
 }

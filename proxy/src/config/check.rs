@@ -73,6 +73,9 @@ pub(super) fn check(config: &Config) -> Result<(), Fault> {
         Duration::from_secs(60),
     )?;
     snapshot_every(config.proxy.snapshot_every)?;
+    // More than there may be lookups under way, each with its tenant.
+    let max_tenants = config.proxy.table_max_tenants;
+    within("proxy.table_max_tenants", max_tenants, 1024, 100_000_000)?;
     timeouts(config)
 }
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! header   "maia-pls" · format u32 · generation u64 · revision u64 · saved, Unix ms u64
-//!          · tenants u64 · shards u32 · fingerprint key 16 B · cluster mark 32 B · crc32c u32
+//!          · whole u8 · tenants u64 · shards u32 · fingerprint key 16 B · cluster mark 32 B · crc32c u32
 //! section  length u32 · payload · crc32c u32 of both     the topology: an encoded feed `Changes`
 //! section  …                                             one per shard: records of 33 bytes
 //!          record: high u64 · low u64 · group u64 · version u64 · flags u8
@@ -27,7 +27,7 @@ use super::table::{Builder, Entry, Shard};
 /// The format that is written, and the only one that is read.
 pub const FORMAT: u32 = 1;
 /// Bytes of the header.
-pub const HEADER_BYTES: usize = 8 + 4 + 8 + 8 + 8 + 8 + 4 + 16 + 32 + CRC_BYTES;
+pub const HEADER_BYTES: usize = 8 + 4 + 8 + 8 + 8 + 1 + 8 + 4 + 16 + 32 + CRC_BYTES;
 /// Bytes of the trailer.
 pub const TRAILER_BYTES: usize = 8 + CRC_BYTES;
 /// Bytes of a section's length, and of a checksum.
@@ -70,6 +70,8 @@ pub struct Header {
     pub revision: Revision,
     /// When it was saved.
     pub saved_unix_ms: u64,
+    /// Whether all tenants follow; else none (`proxy.table = "on-demand"`).
+    pub whole: bool,
     /// How many follow.
     pub tenants: u64,
     /// How many sections of tenants follow.
@@ -90,6 +92,7 @@ impl Header {
         bytes.extend_from_slice(&self.generation.get().to_le_bytes());
         bytes.extend_from_slice(&self.revision.get().to_le_bytes());
         bytes.extend_from_slice(&self.saved_unix_ms.to_le_bytes());
+        bytes.push(u8::from(self.whole));
         bytes.extend_from_slice(&self.tenants.to_le_bytes());
         bytes.extend_from_slice(&self.shards.to_le_bytes());
         bytes.extend_from_slice(&self.key);
@@ -114,6 +117,7 @@ impl Header {
             generation: Generation::new(rest.u64()),
             revision: Revision::new(rest.u64()),
             saved_unix_ms: rest.u64(),
+            whole: rest.take() == [1],
             tenants: rest.u64(),
             shards: u32::from_le_bytes(rest.take()),
             key: rest.take(),

@@ -24,16 +24,20 @@ use std::collections::BTreeMap;
 use maia_common::ids::NameError;
 use maia_common::topology::{GroupView, Leader, Topology};
 use maia_common::wire::feed as wire;
-use maia_common::{Generation, GroupId, NodeId, RegionName, Revision, TenantId, Term};
+use maia_common::{
+    Generation, GroupId, NodeId, RegionName, Revision, TenantId, Term, Version, limits,
+};
 use prost::Message;
 
 use super::fingerprint::FingerprintKey;
 use super::table::{Builder, Change, Table};
 
+mod drains;
 mod messages;
 
-pub use messages::of_topology;
-use messages::{group_of, region_of, tenant_of};
+pub use drains::{Drains, Mark};
+use messages::{group_of, region_of};
+pub use messages::{of_topology, tenant_of};
 
 /// Why a message can't be taken. The stream it came on is of no more use.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +130,7 @@ struct Loading {
     chunks: u64,
     topology: Topology,
     tenants: Builder,
+    held: BTreeMap<TenantId, Version>,
 }
 
 /// The feed as this proxy has followed it so far.
@@ -138,6 +143,7 @@ pub struct FeedState {
     /// The newest revision that the coordinator of this stream said it had reached.
     heard: Revision,
     loading: Option<Loading>,
+    drains: Drains,
 }
 
 impl FeedState {
@@ -150,6 +156,7 @@ impl FeedState {
             synced: false,
             heard: Revision::default(),
             loading: None,
+            drains: Drains::default(),
         }
     }
 
@@ -171,6 +178,11 @@ impl FeedState {
         (self.topology.generation, self.topology.revision)
     }
 
+    /// What is to be said of tenants that are held.
+    pub fn drains(&mut self) -> &mut Drains {
+        &mut self.drains
+    }
+
     /// Whether a snapshot is on its way.
     #[must_use]
     pub fn is_loading(&self) -> bool {
@@ -180,6 +192,7 @@ impl FeedState {
     /// A new stream begins. What comes into force with it.
     pub fn begin_stream(&mut self) -> Step {
         self.loading = None;
+        self.drains.say_again();
         self.heard = self.topology.revision;
         for group in self.topology.groups.values_mut() {
             group.leaderless_since = None;
@@ -228,6 +241,7 @@ impl FeedState {
             chunks: 0,
             topology: Topology::default(),
             tenants: Builder::new(start.tenants as usize),
+            held: BTreeMap::new(),
         });
         Ok(Step::Nothing)
     }
@@ -254,6 +268,9 @@ impl FeedState {
         for tenant in changes.tenants {
             let (tenant, entry) = tenant_of(&tenant)?;
             loading.tenants.insert(self.key.of_tenant(&tenant), &entry);
+            if entry.holding && loading.held.len() < limits::MAX_FEED_DRAINED {
+                loading.held.insert(tenant, entry.version);
+            }
         }
         loading.chunks += 1;
         Ok(Step::Nothing)
@@ -273,6 +290,11 @@ impl FeedState {
         topology.revision = loading.revision;
         if self.topology.generation == topology.generation {
             keep_newer_leaders(&self.topology.groups, &mut topology.groups);
+        }
+        self.drains.retain(&loading.held);
+        for (tenant, version) in &loading.held {
+            let print = self.key.of_tenant(tenant);
+            self.drains.take(tenant, print, Some(*version));
         }
         self.heard = topology.revision;
         self.topology = topology.clone();
@@ -304,10 +326,16 @@ impl FeedState {
         let mut tenants = Vec::with_capacity(changes.tenants.len() + changes.removed_tenants.len());
         for tenant in changes.tenants {
             let (tenant, entry) = tenant_of(&tenant)?;
-            tenants.push((self.key.of_tenant(&tenant), Some(entry)));
+            let print = self.key.of_tenant(&tenant);
+            let held = entry.holding.then_some(entry.version);
+            self.drains.take(&tenant, print, held);
+            tenants.push((print, Some(entry)));
         }
         for tenant in changes.removed_tenants {
-            tenants.push((self.key.of_tenant(&TenantId::new(tenant)?), None));
+            let tenant = TenantId::new(tenant)?;
+            let print = self.key.of_tenant(&tenant);
+            self.drains.take(&tenant, print, None);
+            tenants.push((print, None));
         }
         self.topology = topology.clone();
         Ok(Step::Delta {

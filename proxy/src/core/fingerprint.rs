@@ -23,7 +23,7 @@ impl std::fmt::Debug for FingerprintKey {
 }
 
 /// What stands for a tenant's name.
-#[derive(Debug, Clone, Copy, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint {
     /// Its place within a shard of the table; the greater half of its order.
     pub high: u64,
@@ -31,14 +31,11 @@ pub struct Fingerprint {
     pub low: u64,
 }
 
-#[expect(
-    clippy::derived_hash_with_manual_eq,
-    reason = "equal as the derived one is"
-)]
-impl PartialEq for Fingerprint {
-    /// Both halves at once, without a branch between them.
+impl Fingerprint {
+    /// Whether both are equal: both halves at once, without a branch between them.
+    #[must_use]
     #[inline]
-    fn eq(&self, other: &Self) -> bool {
+    pub fn is(self, other: Self) -> bool {
         (self.high ^ other.high) | (self.low ^ other.low) == 0
     }
 }

@@ -23,6 +23,7 @@ use crate::core::decide::{Decision, Facts};
 use crate::core::redirect;
 use crate::core::table::Entry;
 use crate::shell::metrics::Metrics;
+use crate::shell::on_demand::Known;
 use crate::shell::placements::Placements;
 use crate::shell::stream::Guard;
 
@@ -166,12 +167,22 @@ impl Admin {
             preferred: preferred.as_deref(),
         };
         let view = self.placements.view();
-        let (decision, entry) = self.placements.decide(&view, &tenant, &facts);
-        let mut facts = facts_json(entry.as_ref(), view.topology.as_deref());
+        let print = self.placements.key().of(&tenant);
+        let (decision, known) = self.placements.decide(&view, print, &facts);
+        let entry = match &known {
+            Known::Placed(entry) => Some(entry),
+            Known::Unplaced | Known::Missing => None,
+        };
+        let mut facts = facts_json(entry, view.topology.as_deref());
         facts["local_region"] = json!(self.placements.rules().local_region);
         facts["placement_age_ms"] = json!(self.age_ms());
         facts["source"] = json!(self.placements.source().as_str());
         facts["class"] = json!(class.as_str());
+        let Some(decision) = decision else {
+            let reason = "the tenant is not kept here: a request looks it up first";
+            let body = json!({"decision": "lookup", "reason": reason, "facts": facts});
+            return (StatusCode::OK, body);
+        };
         (StatusCode::OK, explained(&decision, &path, facts))
     }
 }

@@ -56,15 +56,17 @@ pub struct Loaded {
 pub struct DiskSnapshot {
     folder: PathBuf,
     cluster: [u8; 32],
+    whole: bool,
 }
 
 impl DiskSnapshot {
-    /// In this folder, of the cluster with this mark.
+    /// In this folder, of the cluster with this mark; `whole`: with all tenants, else with none.
     #[must_use]
-    pub fn new(folder: &Path, cluster: [u8; 32]) -> Self {
+    pub fn new(folder: &Path, cluster: [u8; 32], whole: bool) -> Self {
         Self {
             folder: folder.to_owned(),
             cluster,
+            whole,
         }
     }
 
@@ -108,6 +110,9 @@ impl DiskSnapshot {
         let header = Header::decode(&header)?;
         if header.cluster != self.cluster {
             return Err(Refused::NotOurs("of another cluster, or of another cluster key").into());
+        }
+        if header.whole != self.whole {
+            return Err(Refused::NotOurs("of another `proxy.table`").into());
         }
         let mut section = Vec::new();
         let topology = decode_topology(file.section(&mut section)?, &header)?;
@@ -163,6 +168,7 @@ impl DiskSnapshot {
             generation: topology.generation,
             revision: topology.revision,
             saved_unix_ms: since.map_or(0, |d| d.as_millis() as u64),
+            whole: self.whole,
             tenants: tenants.len() as u64,
             shards: tenants.shards().len() as u32,
             key: key.secret(),

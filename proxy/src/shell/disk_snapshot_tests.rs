@@ -71,7 +71,7 @@ fn table(count: u64) -> Table {
 
 fn saved(count: u64) -> (tempfile::TempDir, DiskSnapshot) {
     let dir = tempfile::tempdir().unwrap();
-    let disk = DiskSnapshot::new(&dir.path().join("proxy"), CLUSTER);
+    let disk = DiskSnapshot::new(&dir.path().join("proxy"), CLUSTER, true);
     disk.save(&key(), &topology(), &table(count)).unwrap();
     (dir, disk)
 }
@@ -122,10 +122,21 @@ fn every_cut_and_every_flipped_bit_is_refused() {
 #[test]
 fn another_clusters_is_refused_and_none_is_none() {
     let (_dir, disk) = saved(3);
-    let other = DiskSnapshot::new(&disk.folder, [8; 32]);
+    let other = DiskSnapshot::new(&disk.folder, [8; 32], true);
     assert!(other.load().is_none());
     assert!(disk.folder.join(ASIDE).exists());
     assert!(disk.load().is_none(), "there is none any more");
+}
+
+/// Without tenants it would make a proxy that holds all of them believe that there are none.
+#[test]
+fn one_without_tenants_is_not_taken_for_a_whole_one() {
+    let (_dir, disk) = saved(3);
+    let on_demand = DiskSnapshot::new(&disk.folder, CLUSTER, false);
+    assert!(on_demand.load().is_none());
+    on_demand.save(&key(), &topology(), &table(0)).unwrap();
+    assert_eq!(on_demand.load().unwrap().topology, topology());
+    assert!(disk.load().is_none());
 }
 
 /// A leftover of a crash while writing neither hinders nor is taken.

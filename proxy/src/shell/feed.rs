@@ -18,13 +18,14 @@ use maia_common::limits;
 use maia_common::runtime::Backoff;
 use maia_common::topology::Topology;
 use maia_common::wire::feed::{
-    self as wire, down::Kind as Down, feed_client::FeedClient, up::Kind,
+    self as wire, down::Kind as Down, drained::What as Drained, feed_client::FeedClient, up::Kind,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 
 use crate::core::feed::{FeedError, FeedState, Step};
+use crate::shell::lookups::Lookups;
 use crate::shell::memory;
 use crate::shell::metrics::Metrics;
 use crate::shell::placements::Placements;
@@ -34,6 +35,8 @@ const FORMAT: u32 = 1;
 /// A coordinator says something at least each second.
 const SILENCE: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often it is looked whether the writes before a hold are through, while one waits.
+const DRAIN_POLL: Duration = Duration::from_millis(2);
 /// Acknowledgements on their way up; more are left out, since the newest one stands for all.
 const ACK_QUEUE: usize = 64;
 
@@ -64,6 +67,8 @@ pub struct Follower {
     pub key: ClusterInterceptor,
     /// Where what is heard comes into force.
     pub placements: Arc<Placements>,
+    /// Where single tenants are asked for.
+    pub lookups: Arc<Lookups>,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Whether a stream is open now, for `/readyz`.
@@ -83,6 +88,7 @@ impl Follower {
                 .follow(coordinator, &mut state, resync, &mut heard)
                 .await;
             self.connected.store(false, Ordering::Relaxed);
+            self.lookups.follow(None);
             if heard || failures_in_a_row == 0 {
                 tracing::warn!(coordinator, reason = %lost, "the feed of a coordinator is lost");
             } else {
@@ -146,17 +152,26 @@ impl Follower {
         tracing::info!(coordinator, "following the feed of a coordinator");
         let mut begun = false;
         let mut loaded: Option<Instant> = None;
+        let mut silent_at = tokio::time::Instant::now() + SILENCE;
         loop {
-            let message = tokio::time::timeout(SILENCE, stream.message()).await;
+            let message = tokio::select! {
+                message = tokio::time::timeout_at(silent_at, stream.message()) => message,
+                () = tokio::time::sleep(DRAIN_POLL), if state.drains().is_waiting() => {
+                    self.say_drained(state, &up);
+                    continue;
+                }
+            };
             let message = message.map_err(|_| Lost::Silent)??.ok_or(Lost::Ended)?;
+            silent_at = tokio::time::Instant::now() + SILENCE;
             self.placements.heard();
             *heard = true;
             if !begun {
                 begun = true;
                 self.connected.store(true, Ordering::Relaxed);
-                self.placements.put(state.begin_stream());
+                self.lookups.follow(Some(client.clone()));
+                self.placements.put(state.begin_stream()).await;
             }
-            if self.take(state, message, &up)? {
+            if self.take(state, message, &up).await? {
                 loaded = Some(Instant::now());
             }
             if loaded.is_some_and(|at| at.elapsed() > memory::GIVE_BACK_AFTER) {
@@ -164,6 +179,18 @@ impl Follower {
                 memory::give_back();
             }
         }
+    }
+
+    fn say_drained(&self, state: &mut FeedState, up: &mpsc::Sender<wire::Up>) {
+        let in_flight = self.placements.in_flight();
+        state.drains().say(
+            |print, mark| in_flight.is_through(print, mark),
+            |tenant, version| {
+                let what = Some(Drained::Tenant(tenant.to_string()));
+                let version = version.get();
+                send(up, Kind::Drained(wire::Drained { what, version }))
+            },
+        );
     }
 
     fn hello(&self, state: &FeedState, resync: bool) -> wire::Hello {
@@ -174,12 +201,12 @@ impl Follower {
             region: self.region.clone(),
             last_revision: if resync { 0 } else { revision.get() },
             generation: generation.get(),
-            topology_only: false,
+            topology_only: self.placements.on_demand().is_some(),
         }
     }
 
     /// True: a whole snapshot came into force.
-    fn take(
+    async fn take(
         &self,
         state: &mut FeedState,
         message: wire::Down,
@@ -198,7 +225,10 @@ impl Follower {
             _ => None,
         };
         let whole = matches!(step, Step::Snapshot { .. });
-        self.placements.put(step);
+        self.placements.put(step).await;
+        let in_flight = self.placements.in_flight();
+        state.drains().mark(|print| in_flight.mark(print));
+        self.say_drained(state, up);
         if current && !state.is_loading() {
             self.placements.vouched();
         }
@@ -213,9 +243,9 @@ impl Follower {
     }
 }
 
-/// Queues a message up; where the queue is full a later acknowledgement says the same and more.
-fn send(up: &mpsc::Sender<wire::Up>, kind: Kind) {
-    let _full_or_gone = up.try_send(wire::Up { kind: Some(kind) });
+/// Queues a message up; false: the queue is full. Of `applied` a later one says the same and more.
+fn send(up: &mpsc::Sender<wire::Up>, kind: Kind) -> bool {
+    up.try_send(wire::Up { kind: Some(kind) }).is_ok()
 }
 
 /// 0 where the clocks disagree.

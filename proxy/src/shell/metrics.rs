@@ -73,6 +73,7 @@ pub struct Metrics {
     pub connections_refused: IntCounter,
     /// Access log lines that were dropped.
     pub log_dropped: IntCounter,
+    lookups: [IntCounter; 2],
     tenants: IntGauge,
     revision: IntGauge,
     age: prometheus::Gauge,
@@ -100,6 +101,7 @@ impl Metrics {
         )?;
         registry.register(Box::new(seconds.clone()))?;
         let errors = counter_vec(&registry, names::PROXY_UPSTREAM_ERRORS, &["kind"])?;
+        let lookups = counter_vec(&registry, names::PROXY_LOOKUPS, &["outcome"])?;
         Ok(Self {
             requests: each_request(&requests),
             seconds: OUTCOMES.map(|o| seconds.with_label_values(&[o])).into(),
@@ -112,6 +114,7 @@ impl Metrics {
             connections: gauge(&registry, names::PROXY_CONNECTIONS)?,
             connections_refused: counter(&registry, names::PROXY_CONNECTIONS_REFUSED)?,
             log_dropped: counter(&registry, names::PROXY_ACCESS_LOG_DROPPED)?,
+            lookups: ["failed", "answered"].map(|o| lookups.with_label_values(&[o])),
             tenants: gauge(&registry, names::PROXY_TABLE_TENANTS)?,
             revision: gauge(&registry, names::PROXY_REVISION)?,
             age: seconds_gauge(&registry, names::PROXY_PLACEMENT_AGE_SECONDS)?,
@@ -131,6 +134,11 @@ impl Metrics {
         self.seconds[outcome as usize].observe(took.as_secs_f64());
     }
 
+    /// Counts a lookup at a coordinator.
+    pub fn lookup(&self, answered: bool) {
+        self.lookups[usize::from(answered)].inc();
+    }
+
     /// Counts a failure of the origin.
     pub fn upstream_error(&self, kind: UpstreamError) {
         self.upstream_errors[kind as usize].inc();
@@ -140,7 +148,7 @@ impl Metrics {
     #[must_use]
     pub fn render(&self, placements: &Placements) -> Vec<u8> {
         let view = placements.view();
-        self.tenants.set(view.table.len() as i64);
+        self.tenants.set(placements.tenants() as i64);
         let revision = view.topology.as_ref().map_or(0, |t| t.revision.get());
         self.revision.set(revision as i64);
         let seconds = |age: Option<Duration>| age.map_or(f64::INFINITY, |a| a.as_secs_f64());

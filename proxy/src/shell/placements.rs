@@ -6,14 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use maia_common::ErrorCode;
 use maia_common::topology::Topology;
+use maia_common::{ErrorCode, Generation, Revision};
 use tokio::sync::watch;
 
+use crate::core::classify::Class;
 use crate::core::decide::{Decision, Facts, Rules, decide};
 use crate::core::feed::Step;
-use crate::core::fingerprint::FingerprintKey;
-use crate::core::table::{Entry, Table};
+use crate::core::fingerprint::{Fingerprint, FingerprintKey};
+use crate::core::table::Table;
+use crate::shell::in_flight::{InFlight, Write};
+use crate::shell::on_demand::{Known, OnDemand};
 use crate::shell::published::{Published, View};
 
 /// Shared by all of the shell.
@@ -21,6 +24,9 @@ pub struct Placements {
     rules: Rules,
     key: FingerprintKey,
     published: Published,
+    /// Tenants are here, and not in the table, where not all are held.
+    on_demand: Option<OnDemand>,
+    in_flight: &'static InFlight,
     changed: watch::Sender<u64>,
     started: Instant,
     /// Milliseconds after `started` at which a coordinator was last heard, plus one; 0: never.
@@ -61,11 +67,13 @@ impl Source {
 impl Placements {
     /// Nothing known yet.
     #[must_use]
-    pub fn new(rules: Rules, key: FingerprintKey) -> Self {
+    pub fn new(rules: Rules, key: FingerprintKey, on_demand: Option<OnDemand>) -> Self {
         Self {
             rules,
             key,
             published: Published::default(),
+            on_demand,
+            in_flight: InFlight::leak(),
             changed: watch::Sender::new(0),
             started: Instant::now(),
             heard_ms: AtomicU64::new(0),
@@ -87,32 +95,78 @@ impl Placements {
     }
 
     /// Decides about a request, and hands the decision on while the topology that it points into
-    /// is held. `then` must not wait. For threads that serve.
+    /// is held; `None`: the tenant must be looked up first. With it, of a write, what counts it as
+    /// in flight until it is dropped. `then` must not wait. For threads that serve.
     #[inline]
     pub fn route<R>(
         &self,
         tenant: &str,
         facts: &Facts<'_>,
-        then: impl FnOnce(Decision<'_>) -> R,
+        then: impl FnOnce(Option<Decision<'_>>, Option<Write>) -> R,
     ) -> R {
+        let print = self.key.of(tenant);
+        let write = (facts.class == Class::Write).then(|| self.in_flight.enter(print));
         self.published
-            .read(|view| then(self.decide(view, tenant, facts).0))
+            .read(|view| then(self.decide(view, print, facts).0, write))
     }
 
-    /// What would become of a request by this view, and the tenant's entry.
+    /// The writes that are on their way.
+    #[must_use]
+    pub fn in_flight(&self) -> &'static InFlight {
+        self.in_flight
+    }
+
+    /// What would become of a request by this view, and what is known of its tenant.
     #[inline]
     pub fn decide<'v>(
         &self,
         view: &'v View,
-        tenant: &str,
+        print: Fingerprint,
         facts: &Facts<'_>,
-    ) -> (Decision<'v>, Option<Entry>) {
+    ) -> (Option<Decision<'v>>, Known) {
         let Some(topology) = &view.topology else {
-            return (Decision::Reject(ErrorCode::Unavailable), None);
+            let nothing = Decision::Reject(ErrorCode::Unavailable);
+            return (Some(nothing), Known::Missing);
         };
-        let entry = view.table.lookup(self.key.of(tenant));
-        let decision = decide(facts, entry.as_ref(), topology, &self.rules);
-        (decision, entry)
+        let known = match &self.on_demand {
+            None => Known::of(view.table.lookup(print)),
+            Some(tenants) => tenants.peek(print),
+        };
+        let entry = match &known {
+            Known::Placed(entry) => Some(entry),
+            Known::Unplaced => None,
+            Known::Missing => return (None, known),
+        };
+        (Some(decide(facts, entry, topology, &self.rules)), known)
+    }
+
+    /// The tenants, where not all are held.
+    #[must_use]
+    pub fn on_demand(&self) -> Option<&OnDemand> {
+        self.on_demand.as_ref()
+    }
+
+    /// Tenants that are known.
+    #[must_use]
+    pub fn tenants(&self) -> u64 {
+        let of_table = || self.view().table.len() as u64;
+        self.on_demand.as_ref().map_or_else(of_table, OnDemand::len)
+    }
+
+    /// Generation and revision in force; zeros before the first snapshot.
+    #[must_use]
+    pub fn in_force(&self) -> (Generation, Revision) {
+        let topology = self.topology();
+        topology.map_or_else(Default::default, |t| (t.generation, t.revision))
+    }
+
+    /// Returns when this revision is in force, or a later generation: perhaps never.
+    pub async fn reach(&self, revision: Revision) {
+        let mut changes = self.changes();
+        let (generation, _) = self.in_force();
+        while self.in_force() < (generation, revision) {
+            let _changed = changes.changed().await;
+        }
     }
 
     /// All that is in force now. Not for threads that serve.
@@ -174,27 +228,41 @@ impl Placements {
         Some(saved.elapsed().unwrap_or_default())
     }
 
-    /// Puts a step of the feed in force, as one. Called by the feed's task only.
-    pub fn put(&self, step: Step) {
-        let before = self.view();
-        let (topology, table) = match step {
-            Step::Nothing => {
-                drop(before);
-                self.published.sweep();
-                return;
+    /// Puts a step of the feed in force, as one; tenants on demand follow at once. Called by the
+    /// feed's task only.
+    pub async fn put(&self, step: Step) {
+        match step {
+            Step::Nothing => return self.published.sweep(),
+            Step::Snapshot { topology, tenants } => {
+                self.publish(topology, |_| tenants);
+                if let Some(on_demand) = &self.on_demand {
+                    on_demand.forget();
+                }
             }
-            Step::Snapshot { topology, tenants } => (topology, tenants),
             Step::Delta {
                 topology, tenants, ..
-            } => (topology, before.table.with(tenants)),
-            Step::Hint(topology) => (topology, before.table.clone()),
-        };
-        drop(before);
+            } => {
+                let revision = topology.revision;
+                match &self.on_demand {
+                    None => self.publish(topology, |table| table.with(tenants)),
+                    // In this order: see there.
+                    Some(on_demand) => {
+                        self.publish(topology, Table::clone);
+                        on_demand.changed(revision, &tenants).await;
+                    }
+                }
+            }
+            Step::Hint(topology) => self.publish(topology, Table::clone),
+        }
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn publish(&self, topology: Topology, table: impl FnOnce(&Table) -> Table) {
+        let table = table(&self.view().table);
         self.published.publish(View {
             topology: Some(Arc::new(topology)),
             table,
         });
-        self.changed.send_modify(|count| *count += 1);
     }
 
     /// Notes that a coordinator was heard just now.

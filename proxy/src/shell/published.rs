@@ -25,8 +25,11 @@ pub struct View {
     pub table: Table,
 }
 
+/// A view that a thread saw, and where a newer one would be.
+type Seen = Cache<Arc<ArcSwap<View>>, Arc<View>>;
+
 thread_local! {
-    static SEEN: Cell<Option<Cache<Arc<ArcSwap<View>>, Arc<View>>>> = const { Cell::new(None) };
+    static SEEN: Cell<Option<Seen>> = const { Cell::new(None) };
 }
 
 /// See the module.
@@ -44,7 +47,7 @@ impl Published {
     pub fn read<R>(&self, then: impl FnOnce(&View) -> R) -> R {
         let seen = SEEN.take();
         let mut seen = seen
-            .filter(|seen| std::ptr::eq(seen.arc_swap(), &*self.now))
+            .filter(|seen| std::ptr::eq(seen.arc_swap(), Arc::as_ptr(&self.now)))
             .unwrap_or_else(|| Cache::new(Arc::clone(&self.now)));
         let result = then(seen.load());
         SEEN.set(Some(seen));

@@ -10,7 +10,7 @@ use maia_common::{Generation, Revision};
 
 use crate::shell::disk_snapshot::DiskSnapshot;
 use crate::shell::metrics::Metrics;
-use crate::shell::placements::{Placements, Source};
+use crate::shell::placements::Placements;
 
 /// See the module.
 pub struct Saver {
@@ -50,9 +50,8 @@ impl Saver {
 
     async fn save_on(&mut self) {
         let mut changes = self.placements.changes();
-        while self.placements.source() != Source::Feed {
-            // Vouching alone is no change, but then what is on disk is current already.
-            let _changed = tokio::time::timeout(self.every, changes.changed()).await;
+        while self.placements.topology().is_none() {
+            let _changed = changes.changed().await;
         }
         loop {
             self.save().await;

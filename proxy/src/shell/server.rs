@@ -23,7 +23,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::config::{Config, TableMode};
 use crate::core::decide::Rules;
 use crate::core::fingerprint::FingerprintKey;
 use crate::shell::access_log::AccessLog;
@@ -31,7 +31,9 @@ use crate::shell::admin::{Admin, Readiness};
 use crate::shell::disk_snapshot::DiskSnapshot;
 use crate::shell::feed::Follower;
 use crate::shell::listener::{Acceptor, Treatment};
+use crate::shell::lookups::Lookups;
 use crate::shell::metrics::Metrics;
+use crate::shell::on_demand::OnDemand;
 use crate::shell::origin;
 use crate::shell::placements::Placements;
 use crate::shell::saver::Saver;
@@ -103,14 +105,18 @@ impl Server {
             local_region: config.region.clone(),
             write_routing: config.proxy.write_routing,
         };
-        let disk = DiskSnapshot::new(&config.dir, key.mark());
-        let placements = Arc::new(placements(rules, &disk)?);
+        let whole = config.proxy.table == TableMode::Full;
+        let disk = DiskSnapshot::new(&config.dir, key.mark(), whole);
+        let on_demand = (!whole).then(|| OnDemand::new(config.proxy.table_max_tenants));
+        let placements = Arc::new(placements(rules, &disk, on_demand)?);
+        let lookups = Arc::new(Lookups::new(config.id.to_string(), Arc::clone(&metrics)));
         let access_log = config.proxy.access_log;
         let access_log = access_log.then(|| AccessLog::new(metrics.log_dropped.clone()));
         let service = Proxy::new(
             Arc::clone(&config),
             peer,
             Arc::clone(&placements),
+            Arc::clone(&lookups),
             Arc::clone(&metrics),
             access_log.clone(),
         );
@@ -120,6 +126,7 @@ impl Server {
             coordinators: config.feed.coordinators.clone(),
             key: key.interceptor(),
             placements: Arc::clone(&placements),
+            lookups,
             metrics: Arc::clone(&metrics),
             connected: Arc::clone(&readiness.feed_connected),
         };
@@ -304,9 +311,13 @@ fn join(threads: Vec<JoinHandle<bool>>) -> bool {
 }
 
 /// As they were saved, or none.
-fn placements(rules: Rules, disk: &DiskSnapshot) -> Result<Placements, StartError> {
+fn placements(
+    rules: Rules,
+    disk: &DiskSnapshot,
+    on_demand: Option<OnDemand>,
+) -> Result<Placements, StartError> {
     let Some(saved) = disk.load() else {
-        return Ok(Placements::new(rules, fingerprint_key()?));
+        return Ok(Placements::new(rules, fingerprint_key()?, on_demand));
     };
     tracing::info!(
         generation = %saved.topology.generation,
@@ -314,7 +325,7 @@ fn placements(rules: Rules, disk: &DiskSnapshot) -> Result<Placements, StartErro
         tenants = saved.tenants.len(),
         "placements from the snapshot on disk are in force"
     );
-    let placements = Placements::new(rules, saved.key);
+    let placements = Placements::new(rules, saved.key, on_demand);
     placements.restore(saved.topology, saved.tenants, saved.saved);
     Ok(placements)
 }

@@ -20,6 +20,7 @@
 
 mod admit;
 mod failure;
+mod lookup;
 mod request;
 
 use std::any::Any;
@@ -43,6 +44,7 @@ use crate::config::Config;
 use crate::core::classify::Class;
 use crate::shell::access_log::{AccessLog, Line};
 use crate::shell::hold::HoldQueue;
+use crate::shell::lookups::Lookups;
 use crate::shell::metrics::{Metrics, Outcome, UpstreamError};
 use crate::shell::origin;
 use crate::shell::placements::Placements;
@@ -56,6 +58,7 @@ const MAX_BREAKS: usize = 1;
 /// Serves the public listener.
 pub struct Proxy {
     placements: Arc<Placements>,
+    lookups: Arc<Lookups>,
     metrics: Arc<Metrics>,
     access_log: Option<AccessLog>,
     holds: HoldQueue,
@@ -71,6 +74,7 @@ impl Proxy {
         config: Arc<Config>,
         peer: HttpPeer,
         placements: Arc<Placements>,
+        lookups: Arc<Lookups>,
         metrics: Arc<Metrics>,
         access_log: Option<AccessLog>,
     ) -> Self {
@@ -78,6 +82,7 @@ impl Proxy {
         Self {
             holds: HoldQueue::new(config.proxy.hold_max_requests, Arc::clone(&metrics)),
             placements,
+            lookups,
             metrics,
             access_log,
             config,

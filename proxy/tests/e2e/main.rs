@@ -9,12 +9,15 @@
 mod admin;
 mod bodies;
 mod disk;
+mod drains;
 mod feed;
 mod h2;
 mod headers;
 mod holds;
 mod lifecycle;
+mod on_demand;
 mod origin;
 mod routing;
 mod scale;
 mod support;
+mod unknown_tenant;

@@ -153,6 +153,19 @@ impl Process {
             .is_ok_and(|line| line.split(|byte| *byte == 0).any(|part| part == config))
     }
 
+    /// Whether a process with our pid has lost its memory, and with it its command line, and may still
+    /// have its files: a lock, or a port.
+    fn is_ending(&self) -> bool {
+        let proc = |what: &str| std::fs::read(format!("/proc/{}/{what}", self.pid));
+        let has_no_line = proc("cmdline").is_ok_and(|line| line.is_empty());
+        let stat = proc("stat").unwrap_or_default();
+        let stat = String::from_utf8_lossy(&stat);
+        let is_dead = stat
+            .rsplit_once(") ")
+            .is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
+        self.pid != 0 && has_no_line && !is_dead
+    }
+
     /// Sends a signal; `false` when the process is gone.
     ///
     /// # Errors
@@ -172,7 +185,7 @@ impl Process {
     /// Waits until it is gone; `false` at the deadline.
     pub async fn wait_gone(&self, deadline: Duration) -> bool {
         let end = Instant::now() + deadline;
-        while self.state() != State::Gone {
+        while self.state() != State::Gone || self.is_ending() {
             if Instant::now() >= end {
                 return false;
             }

@@ -53,7 +53,7 @@ pub struct Batches {
     part: Vec<u8>,
     lines_read: usize,
     bytes_read: u64,
-    batches: usize,
+    made: usize,
     lines: Vec<Line>,
     lines_bytes: usize,
     /// A line that no longer fitted into the last batch.
@@ -86,7 +86,7 @@ impl Batches {
             part: Vec::new(),
             lines_read: 0,
             bytes_read: 0,
-            batches: 0,
+            made: 0,
             lines: Vec::new(),
             lines_bytes: 0,
             carried: None,
@@ -131,11 +131,11 @@ impl Batches {
 
     fn take(&mut self, until_byte: u64) -> Batch {
         let batch = Batch {
-            number: self.batches,
+            number: self.made,
             lines: std::mem::take(&mut self.lines),
             until_byte,
         };
-        (self.batches, self.lines_bytes) = (self.batches + 1, 0);
+        (self.made, self.lines_bytes) = (self.made + 1, 0);
         if let Some(line) = self.carried.take() {
             self.push(line);
         }
@@ -215,7 +215,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_malformed_line_is_named_and_its_batch_kept_back() {
-        let text: String = (0..limits::MAX_LOAD_ITEMS + 1)
+        let text: String = (0..=limits::MAX_LOAD_ITEMS)
             .map(|n| item(n) + "\n")
             .collect();
         let mut batches = over((text + "{\"tenant\":\"x\"}\n").leak());

@@ -62,10 +62,10 @@ impl Progress {
         let rate = done.lines as f64 / self.begun.elapsed().as_secs_f64().max(1e-3);
         let mut text = format!("{} tenants, {rate:.0}/s", done.lines);
         if done.failed > 0 {
-            text.push_str(&format!(", {} failed", done.failed));
+            text = format!("{text}, {} failed", done.failed);
         }
         if let Some(trouble) = trouble {
-            text.push_str(&format!(", waiting: {trouble}"));
+            text = format!("{text}, waiting: {trouble}");
         }
         match &self.bar {
             Some(bar) => bar.set_message(text),

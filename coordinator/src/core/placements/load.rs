@@ -196,6 +196,15 @@ impl<'a> LoadPlan<'a> {
         self.puts.push((found, placed.placement));
     }
 
+    /// What an earlier line said of the tenant; the first one counts.
+    fn first(&mut self, item: &'a LoadItem) -> Option<&'a PlacementSpec> {
+        let known = self.seen.get(&item.tenant).copied();
+        if known.is_none() {
+            self.seen.insert(&item.tenant, &item.spec);
+        }
+        known
+    }
+
     fn fail(&mut self, line: usize, tenant: &TenantId, code: ErrorCode, detail: &str) {
         self.tally.failed.push(Failure {
             line,

@@ -154,7 +154,13 @@ fn the_largest_load_and_what_is_remembered_of_it_fit() {
         plan.add(line, &found, &Ok(home()));
     }
     for group in 2..=limits::MAX_GROUPS as u64 {
-        plan.groups.insert(GroupId::new(group), Revision::new(1));
+        plan.groups.insert(
+            GroupId::new(group),
+            GroupPart {
+                at: Revision::new(1),
+                created: 1,
+            },
+        );
     }
     assert!(plan.transaction("id", 1).size() <= limits::MAX_TXN_OPERATIONS);
     let trouble = Trouble {

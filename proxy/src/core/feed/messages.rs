@@ -70,7 +70,11 @@ pub(super) fn group_of(group: &wire::Group) -> Result<GroupView, FeedError> {
     })
 }
 
-pub(super) fn tenant_of(tenant: &wire::Tenant) -> Result<(TenantId, Entry), FeedError> {
+/// A tenant and its entry.
+///
+/// # Errors
+/// [`FeedError`]: a part of it that can't be read.
+pub fn tenant_of(tenant: &wire::Tenant) -> Result<(TenantId, Entry), FeedError> {
     let write_routing = match tenant.write_routing.as_str() {
         "" => None,
         text => Some(text.parse().map_err(|why| FeedError::Malformed {

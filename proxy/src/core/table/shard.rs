@@ -80,7 +80,7 @@ impl Shard {
         // on with what depends on something else.
         let mut found = Packed::NONE;
         for slot in near {
-            found = found.or_if(slot.packed, slot.print() == print);
+            found = found.or_if(slot.packed, slot.print().is(print));
         }
         if found.is_taken() {
             return found.entry(self.wide());

@@ -17,6 +17,7 @@ use crate::core::classify::{Class, classify};
 use crate::core::decide::{Decision, Epoch, Facts, HoldReason};
 use crate::core::redirect;
 use crate::shell::hold::Held;
+use crate::shell::in_flight::Write;
 use crate::shell::metrics::Outcome;
 use crate::shell::response::Answer;
 
@@ -26,17 +27,27 @@ const CONNECT_EVERY: Duration = Duration::from_millis(100);
 const MAX_CONNECTS: u32 = 48;
 
 /// A decision, free of the topology that it was made on.
-enum Verdict {
-    Pass(Epoch, &'static str),
+pub(super) enum Verdict {
+    Pass(Epoch, &'static str, Option<Write>),
     Hold(HoldReason),
     Answer(Answer),
+    /// The tenant must be looked up.
+    Missing,
+    /// A write of a tenant that is to be placed by it.
+    Unplaced,
 }
 
 impl Proxy {
-    fn verdict(&self, tenant: &str, facts: &Facts<'_>, target: &[u8]) -> Verdict {
-        self.placements
-            .route(tenant, facts, |decision| match decision {
-                Decision::Local { epoch, .. } => Verdict::Pass(epoch, decision.reason()),
+    pub(super) fn verdict(&self, tenant: &str, facts: &Facts<'_>, target: &[u8]) -> Verdict {
+        let places =
+            facts.class == Class::Write && self.config.proxy.unknown_tenant.placement().is_some();
+        self.placements.route(tenant, facts, |decision, write| {
+            let Some(decision) = decision else {
+                return Verdict::Missing;
+            };
+            match decision {
+                Decision::Reject(ErrorCode::UnknownTenant) if places => Verdict::Unplaced,
+                Decision::Local { epoch, .. } => Verdict::Pass(epoch, decision.reason(), write),
                 Decision::Hold(reason) => Verdict::Hold(reason),
                 Decision::Reject(code) => Verdict::Answer(Answer::problem(code, rejection(code))),
                 Decision::Redirect {
@@ -59,7 +70,8 @@ impl Proxy {
                         ),
                     })
                 }
-            })
+            }
+        })
     }
 
     /// Decides about a fresh request: `None` to pass it on, or what to answer.
@@ -82,8 +94,14 @@ impl Proxy {
             Ok(tenant) => tenant,
             Err(e) => return Some(Answer::problem(e.code(), tenant_detail(e))),
         };
-        match self.verdict(tenant, &facts_of(request, ctx.class), request.raw_path()) {
-            Verdict::Pass(epoch, reason) => ctx.pass(epoch, reason),
+        let mut verdict = self.verdict(tenant, &facts_of(request, ctx.class), request.raw_path());
+        if matches!(verdict, Verdict::Missing | Verdict::Unplaced) {
+            let request = request.clone();
+            verdict = self.settle(&request, ctx.class, verdict).await;
+        }
+        match verdict {
+            Verdict::Missing | Verdict::Unplaced => Some(expired(ErrorCode::NotYet)),
+            Verdict::Pass(epoch, reason, write) => ctx.pass(epoch, reason, write),
             Verdict::Answer(answer) => Some(answer),
             Verdict::Hold(reason) => self.hold(session, ctx, reason.code()).await,
         }
@@ -117,6 +135,7 @@ impl Proxy {
     /// Waits until something else is decided than to wait. `None`: pass it on, or try again.
     async fn hold(&self, session: &mut Session, ctx: &mut Ctx, first: ErrorCode) -> Option<Answer> {
         ctx.outcome = Outcome::Hold;
+        ctx.write = None; // nothing of it is on its way now
         ctx.reason = first.as_str();
         let budget = self.config.proxy.hold_budget;
         let began = Instant::now();
@@ -137,7 +156,7 @@ impl Proxy {
                     why = reason.code();
                     None
                 }
-                Verdict::Pass(epoch, _) if before == Some(epoch) && !another_try() => None,
+                Verdict::Pass(epoch, ..) if before == Some(epoch) && !another_try() => None,
                 verdict => Some(verdict),
             }
         };
@@ -145,8 +164,11 @@ impl Proxy {
         let gone = left(session);
         let held = self.holds.hold(changes, until, again, gone, decide).await;
         match held {
-            Held::Released(Verdict::Pass(epoch, reason)) => ctx.pass(epoch, reason),
+            Held::Released(Verdict::Pass(epoch, reason, write)) => ctx.pass(epoch, reason, write),
             Held::Released(Verdict::Answer(answer)) => Some(answer),
+            Held::Released(Verdict::Missing | Verdict::Unplaced) => {
+                Some(expired(ErrorCode::NotYet))
+            }
             Held::Released(Verdict::Hold(_)) | Held::Expired => Some(expired(why)),
             Held::Full => Some(expired(ErrorCode::HoldQueueFull)),
             Held::Abandoned => {

@@ -37,6 +37,7 @@ pub(super) fn rejection(code: ErrorCode) -> &'static str {
         ErrorCode::Unavailable => "this proxy has not heard of any placement yet",
         ErrorCode::TenantHeld => "the tenant is moving; its writes are held for a moment",
         ErrorCode::GroupLeaderless => "the tenant's group has no leader at the moment",
+        ErrorCode::NotYet => "the tenant's placement changed while the write waited; not written",
         ErrorCode::HoldQueueFull => "too many writes wait for their primary already",
         _ => "the request can't be served",
     }

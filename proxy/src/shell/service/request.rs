@@ -11,6 +11,7 @@ use super::failure::OUTCOME_UNKNOWN;
 use crate::core::classify::Class;
 use crate::core::decide::{Epoch, Facts};
 use crate::core::tenant;
+use crate::shell::in_flight::Write;
 use crate::shell::metrics::Outcome;
 use crate::shell::names::{PREFERRED_REGION, TENANT};
 use crate::shell::response::Answer;
@@ -46,6 +47,8 @@ pub struct Ctx {
     pub(super) outcome: Outcome,
     pub(super) reason: &'static str,
     pub(super) epoch: Option<Epoch>,
+    /// Counts it as in flight.
+    pub(super) write: Option<Write>,
     pub(super) request_id: Option<HeaderValue>,
     pub(super) received_bytes: u64,
     pub(super) hold_until: Option<Instant>,
@@ -71,6 +74,7 @@ impl Ctx {
             outcome: Outcome::Local,
             reason: "",
             epoch: None,
+            write: None,
             request_id: None,
             received_bytes: 0,
             hold_until: None,
@@ -85,7 +89,13 @@ impl Ctx {
     }
 
     /// Notes that the request is passed to the origin. Always `None`: nothing to answer.
-    pub(super) fn pass(&mut self, epoch: Epoch, reason: &'static str) -> Option<Answer> {
+    pub(super) fn pass(
+        &mut self,
+        epoch: Epoch,
+        reason: &'static str,
+        write: Option<Write>,
+    ) -> Option<Answer> {
+        self.write = write;
         self.epoch = Some(epoch);
         self.outcome = Outcome::Local;
         self.reason = reason;

@@ -70,6 +70,15 @@ fn chunk(sequence: u64, changes: &wire::Changes) -> wire::Down {
 }
 
 impl World {
+    fn answer(&self, name: &str) -> wire::LookupAnswer {
+        let mut tenants = self.changes.tenants.iter();
+        wire::LookupAnswer {
+            generation: 1,
+            revision: self.revision,
+            tenant: tenants.find(|t| t.tenant == name).cloned(),
+        }
+    }
+
     /// Regions a, b, c. Tenants: `here` (a; b, led in a at term 7), `there` (b; a, led in b),
     /// `away` (b; c, led in b), `lost` (a; b, leaderless), `moving` (as `here`, but held).
     pub fn three_regions() -> Self {
@@ -110,6 +119,9 @@ struct Shared {
     world: World,
     subscribers: Vec<mpsc::Sender<Down>>,
     heard: Vec<wire::Up>,
+    lookups: Vec<wire::LookupRequest>,
+    /// Whether lookups are left without an answer.
+    hangs: bool,
 }
 
 #[derive(Clone, Default)]
@@ -162,12 +174,11 @@ impl Coordinator {
             loop {
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 let revision = alive.0.lock().unwrap().world.revision;
-                alive
-                    .push(Kind::Alive(wire::Alive {
-                        revision,
-                        leaderless: false,
-                    }))
-                    .await;
+                let message = wire::Alive {
+                    revision,
+                    leaderless: false,
+                };
+                alive.push(Kind::Alive(message)).await;
             }
         });
         Self {
@@ -195,6 +206,16 @@ impl Coordinator {
         shared.subscribers.iter().filter(|s| !s.is_closed()).count()
     }
 
+    /// The lookups so far.
+    pub fn lookups(&self) -> Vec<wire::LookupRequest> {
+        self.service.0.lock().unwrap().lookups.clone()
+    }
+
+    /// From now on lookups get no answer, or get one.
+    pub fn hang(&self, hangs: bool) {
+        self.service.0.lock().unwrap().hangs = hangs;
+    }
+
     pub fn heard(&self) -> Vec<wire::Up> {
         self.service.0.lock().unwrap().heard.clone()
     }
@@ -213,18 +234,7 @@ impl Coordinator {
 
     /// Commits changes and tells them.
     pub async fn commit(&self, changes: wire::Changes) -> u64 {
-        let delta = {
-            let mut shared = self.service.0.lock().unwrap();
-            let from_revision = shared.world.revision;
-            shared.world.revision += 1;
-            merge(&mut shared.world.changes, &changes);
-            wire::Delta {
-                from_revision,
-                revision: from_revision + 1,
-                committed_unix_us: now_us(),
-                changes: Some(changes),
-            }
-        };
+        let delta = self.service.commit(changes);
         let revision = delta.revision;
         self.service.push(Kind::Delta(delta)).await;
         revision
@@ -250,6 +260,19 @@ fn merge(world: &mut wire::Changes, changes: &wire::Changes) {
 }
 
 impl Service {
+    fn commit(&self, changes: wire::Changes) -> wire::Delta {
+        let mut shared = self.0.lock().unwrap();
+        let from_revision = shared.world.revision;
+        shared.world.revision += 1;
+        merge(&mut shared.world.changes, &changes);
+        wire::Delta {
+            from_revision,
+            revision: from_revision + 1,
+            committed_unix_us: now_us(),
+            changes: Some(changes),
+        }
+    }
+
     async fn push(&self, kind: Kind) {
         let subscribers = self.0.lock().unwrap().subscribers.clone();
         for subscriber in subscribers {
@@ -257,8 +280,13 @@ impl Service {
         }
     }
 
-    fn snapshot(world: &World) -> Vec<wire::Down> {
-        let tenants = world.changes.tenants.len() as u64;
+    fn snapshot(world: &World, topology_only: bool) -> Vec<wire::Down> {
+        let all: &[wire::Tenant] = if topology_only {
+            &[]
+        } else {
+            &world.changes.tenants
+        };
+        let tenants = all.len() as u64;
         let start = wire::SnapshotStart {
             generation: 1,
             revision: world.revision,
@@ -271,7 +299,7 @@ impl Service {
             ..Default::default()
         };
         messages.push(chunk(0, &topology));
-        for tenants in world.changes.tenants.chunks(2048) {
+        for tenants in all.chunks(2048) {
             let changes = wire::Changes {
                 tenants: tenants.to_vec(),
                 ..Default::default()
@@ -293,9 +321,32 @@ impl feed_server::Feed for Service {
 
     async fn lookup(
         &self,
-        _request: Request<wire::LookupRequest>,
+        request: Request<wire::LookupRequest>,
     ) -> Result<Response<wire::LookupAnswer>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let request = request.into_inner();
+        let (mut answer, hangs) = {
+            let mut shared = self.0.lock().unwrap();
+            shared.lookups.push(request.clone());
+            (shared.world.answer(&request.tenant), shared.hangs)
+        };
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        if answer.tenant.is_none() && !request.create_under.is_empty() {
+            let changes = wire::Changes {
+                tenants: vec![tenant(&request.tenant, 1)],
+                ..Default::default()
+            };
+            // The answer comes before the delta does: the proxy waits for it.
+            let delta = self.commit(changes);
+            answer = self.0.lock().unwrap().world.answer(&request.tenant);
+            let service = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                service.push(Kind::Delta(delta)).await;
+            });
+        }
+        Ok(Response::new(answer))
     }
 
     async fn subscribe(
@@ -309,8 +360,12 @@ impl feed_server::Feed for Service {
             .ok_or_else(|| Status::invalid_argument("no hello"))?;
         let receiver = {
             let mut shared = self.0.lock().unwrap();
+            let topology_only = matches!(
+                &hello.kind,
+                Some(wire::up::Kind::Hello(hello)) if hello.topology_only
+            );
             shared.heard.push(hello);
-            let snapshot = Self::snapshot(&shared.world);
+            let snapshot = Self::snapshot(&shared.world, topology_only);
             let (sender, receiver) = mpsc::channel(256 + snapshot.len());
             for message in snapshot {
                 sender.try_send(Ok(message)).unwrap();
