@@ -411,6 +411,8 @@ impl Hands {
         };
         let plan = Transaction::new(self.transaction_id("announce", group, term), unix_us())
             .when(&key, unchanged)
+            // Of a group that is no more nothing must be announced: nobody would take it back.
+            .when(keyspace::group(group), Precondition::Present)
             .put_json(&key, &leader)
             .event(&event);
         self.store

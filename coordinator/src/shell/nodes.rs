@@ -228,10 +228,16 @@ impl Nodes {
     async fn answering(&self, state: &ClusterState) -> BTreeSet<NodeId> {
         let deadline = Instant::now() + ANSWER_WITHIN;
         let me = (self.me, self.disk_id.as_str());
-        let others = state.nodes.keys().copied().filter(|node| *node != self.me);
+        let others = state.nodes.values().filter(|node| node.id != self.me);
         let asked = others.map(|node| async move {
-            let answer = self.peers.identify(node, me, false, deadline).await.ok()?;
-            (answer.node == node.get()).then_some(node)
+            let answer = self
+                .peers
+                .identify(node.id, me, false, deadline)
+                .await
+                .ok()?;
+            // Whoever runs there with another disk is not that node.
+            let is_it = answer.node == node.id.get() && answer.disk_id == node.disk_id;
+            is_it.then_some(node.id)
         });
         let answers = futures::future::join_all(asked).await;
         answers.into_iter().flatten().chain([self.me]).collect()

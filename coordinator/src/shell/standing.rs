@@ -79,19 +79,22 @@ impl Standing {
 
     async fn leave_all(&self) -> bool {
         let mut groups = self.engine.group_ids();
+        let mut all = true;
         match self.groups_on_disk() {
-            Ok(had) => groups.extend(had),
+            Ok(had) => {
+                groups.extend(had);
+                groups.push(GroupId::METASTORE);
+            }
             Err(error) => {
                 tracing::error!(%error, "can't read which groups to leave, will be tried again");
-                return false;
+                groups.retain(|group| !group.is_metastore());
+                all = false;
             }
         }
-        groups.push(GroupId::METASTORE);
         groups.sort_unstable();
         groups.dedup();
         // Group 0 last: the records of the others are in it.
         groups.reverse();
-        let mut all = true;
         for group in groups {
             if let Err(error) = self.engine.stop_group(group).await {
                 tracing::error!(%group, %error, "can't leave a group, will be tried again");
