@@ -21,7 +21,7 @@ use crate::core::membership::{self, Command, MemberView, Root};
 use crate::core::metastore::Transaction;
 use crate::core::{collection, keyspace, nodes};
 use crate::metastore::{self, Metastore, MetastoreError};
-use crate::raft::{Engine, GroupStatus, Role};
+use crate::raft::{Engine, GroupStatus, Role, StateError};
 
 const ROOT: GroupId = GroupId::METASTORE;
 /// How often to look when nothing happens.
