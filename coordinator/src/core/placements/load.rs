@@ -176,7 +176,7 @@ impl<'a> LoadPlan<'a> {
                 return self.fail(*number, &item.tenant, code, &detail);
             }
         };
-        match (self.seen.insert(&item.tenant, &item.spec), placed.change) {
+        match (self.first(item), placed.change) {
             (Some(earlier), _) if *earlier != item.spec => {
                 let text = "the tenant is there twice, with different placements";
                 return self.fail(*number, &item.tenant, ErrorCode::InvalidRequest, text);
