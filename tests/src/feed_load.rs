@@ -50,7 +50,7 @@ impl Default for Plan {
             connections: 30,
             changes_per_s: 50,
             lasts: Duration::from_secs(30),
-            tenants: 100,
+            tenants: 500,
             one_stops: true,
         }
     }
@@ -208,9 +208,14 @@ async fn change(cluster: &Cluster, plan: &Plan) -> (usize, usize) {
     let mut requests = JoinSet::new();
     for n in 0..total {
         ticks.tick().await;
+        // Each change is another one than those shortly before it, in whatever order they arrive.
+        let round = n / changed;
+        let routing = ["forward", "redirect"][round % 2];
+        let strategy = ["merge", "reject", "last-write-wins"][round % 3];
         let spec = json!({
             "primary_region": cluster.region(0).name,
-            "write_routing": if (n / changed).is_multiple_of(2) { "forward" } else { "redirect" },
+            "write_routing": routing,
+            "conflict_strategy": strategy,
         });
         let path = format!("/v1/placements/{}", tenant(n % changed));
         let at = n % cluster.regions().len();

@@ -80,6 +80,7 @@ fn snapshot(mut changes: wire::Changes) -> Vec<wire::Down> {
     let mut messages = vec![down(Kind::SnapshotStart(wire::SnapshotStart {
         generation: 1,
         revision: REVISION,
+        tenants: 0,
     }))];
     for (sequence, part) in parts.iter().enumerate() {
         let changes = bytes::Bytes::from(part.encode_to_vec());
@@ -121,7 +122,10 @@ impl feed_server::Feed for Service {
                 }
             }
             loop {
-                let alive = down(Kind::Alive(wire::Alive { revision: REVISION }));
+                let alive = down(Kind::Alive(wire::Alive {
+                    revision: REVISION,
+                    leaderless: false,
+                }));
                 if sender.send(Ok(alive)).await.is_err() {
                     return;
                 }

@@ -290,6 +290,10 @@ impl Config {
             "election.timeout_max: must be greater than election.timeout_min",
         );
         demand(
+            self.groups.collect_after >= election.timeout_max,
+            "groups.collect_after: must be at least election.timeout_max, so that a new group elects first",
+        );
+        demand(
             self.bootstrap.regions.len() <= maia_common::limits::MAX_REGIONS,
             "bootstrap.regions: more than a cluster may have",
         );

@@ -19,7 +19,7 @@ mod history;
 mod layout;
 mod transaction;
 
-pub use apply::{Applied, apply};
+pub use apply::{Applied, apply, is_understood};
 pub use layout::{
     META_VERSION, change_key, current_revision, decode_change, decode_value, earlier, meta_key,
     oldest_change, suffix_of,

@@ -274,7 +274,7 @@ async fn a_slow_link_finishes_its_snapshot_while_changes_come_in() {
     assert_eq!(client.snapshots, 1, "one was enough");
     assert_eq!(client.tenants["t7"], 100 + changes - 1);
     assert_eq!(client.tenants.len(), 32_000);
-    assert_eq!(field.hub.stats().catch_ups(), 1);
+    assert_eq!(field.hub.stats().snapshots(), 1);
     let newest = field.place("t8", 200).await;
     client.reach(newest).await;
     assert_eq!(client.tenants["t8"], 200, "and it is live");

@@ -21,7 +21,7 @@ use crate::core::membership::{self, Command, MemberView, Root};
 use crate::core::metastore::Transaction;
 use crate::core::{collection, keyspace, nodes};
 use crate::metastore::{self, Metastore, MetastoreError};
-use crate::raft::{Engine, GroupStatus, Role};
+use crate::raft::{Engine, GroupStatus, Role, StateError};
 
 const ROOT: GroupId = GroupId::METASTORE;
 /// How often to look when nothing happens.
@@ -265,7 +265,11 @@ fn named_groups(store: &dyn Metastore) -> Result<BTreeSet<GroupId>, MetastoreErr
             let rows = metastore::range(view, keyspace::TENANTS, after.as_deref(), CHECK_PAGE)?;
             for (_, row) in &rows {
                 let home = serde_json::from_slice::<Home>(&row.value);
-                named.extend(home.map(|home| home.group));
+                // Written by newer software, or damaged: it might name any group.
+                let home = home.map_err(|error| StateError {
+                    reason: format!("a placement: {error}"),
+                })?;
+                named.insert(home.group);
             }
             match rows.into_iter().last() {
                 Some((last, _)) => after = Some(last),

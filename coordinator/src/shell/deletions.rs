@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use maia_common::ids::TenantId;
 use maia_common::limits;
 use maia_common::position::Version;
 
 use super::controller;
-use super::placements::Placements;
+use super::placements::{Placements, Refusal};
 use crate::core::keyspace;
 use crate::core::placements::Expected;
 use crate::metastore::{self, Metastore};
@@ -21,6 +22,10 @@ use crate::raft::{Engine, StateError};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Whoever began a deletion ends it within its request; later nobody does.
 const STANDS_STILL_AFTER: Duration = Duration::from_secs(12);
+/// How many are taken up at once: one whose group has no leader takes its whole deadline.
+const AT_ONCE: usize = 8;
+/// What was not met again on a page for so long has ended.
+const FORGET_AFTER: Duration = Duration::from_secs(600);
 
 /// The loop.
 pub struct Deletions {
@@ -29,6 +34,8 @@ pub struct Deletions {
     placements: Placements,
     silence: Duration,
     seen: BTreeMap<(TenantId, Version), Instant>,
+    /// Where the next look begins: what can't be ended must not stand before the others.
+    after: Option<String>,
 }
 
 impl Deletions {
@@ -46,6 +53,7 @@ impl Deletions {
             placements,
             silence,
             seen: BTreeMap::new(),
+            after: None,
         }
     }
 
@@ -64,11 +72,15 @@ impl Deletions {
         }
     }
 
-    fn open(&self) -> Result<Vec<(TenantId, Version)>, StateError> {
+    /// The next page of open deletions; after the last one from the beginning again.
+    fn open(&mut self) -> Result<Vec<(TenantId, Version)>, StateError> {
         let mut open = Vec::new();
+        let (mut after, limit) = (self.after.take(), limits::MAX_RESUMED_DELETIONS);
         self.store.read(&mut |view| {
-            let limit = limits::MAX_RESUMED_DELETIONS;
-            for (key, row) in metastore::range(view, keyspace::DELETIONS, None, limit)? {
+            let rows = metastore::range(view, keyspace::DELETIONS, after.as_deref(), limit)?;
+            let last = rows.last().filter(|_| rows.len() == limit);
+            after = last.map(|(key, _)| key.clone());
+            for (key, row) in rows {
                 let name = key.strip_prefix(keyspace::DELETIONS).unwrap_or_default();
                 let version = serde_json::from_slice(&row.value);
                 if let (Ok(tenant), Ok(version)) = (TenantId::new(name), version) {
@@ -77,31 +89,42 @@ impl Deletions {
             }
             Ok(())
         })?;
+        self.after = after;
         Ok(open)
     }
 
     async fn take_up(&mut self, open: Vec<(TenantId, Version)>) {
-        self.seen.retain(|deletion, _| open.contains(deletion));
-        for deletion in open {
-            let since = *self
-                .seen
-                .entry(deletion.clone())
-                .or_insert_with(Instant::now);
-            if since.elapsed() < STANDS_STILL_AFTER {
-                continue;
-            }
-            let (tenant, version) = &deletion;
-            let (expected, deadline) = (
-                Expected::Version(*version),
-                Instant::now() + limits::API_DEADLINE,
-            );
-            tracing::info!(%tenant, "going on with a deletion that was interrupted");
-            let removed = self.placements.remove(tenant, expected, None, deadline);
-            if let Err(error) = removed.await {
-                tracing::warn!(%tenant, %error, "will be tried again");
-                // Behind the others, and not at once.
+        let now = Instant::now();
+        // Of others it is known since when they stand still only while they are on this page.
+        let forget = now.checked_sub(FORGET_AFTER);
+        self.seen
+            .retain(|deletion, since| open.contains(deletion) || Some(*since) > forget);
+        let stands_still = |deletion: &(TenantId, Version)| {
+            let since = self.seen.entry(deletion.clone()).or_insert(now);
+            since.elapsed() >= STANDS_STILL_AFTER
+        };
+        let due: Vec<_> = open.into_iter().filter(stands_still).collect();
+        let placements = &self.placements;
+        let ended = futures::stream::iter(due).map(|deletion| async move {
+            let removed = end(placements, &deletion).await;
+            (deletion, removed)
+        });
+        let mut ended = ended.buffer_unordered(AT_ONCE);
+        while let Some((deletion, removed)) = ended.next().await {
+            if let Err(error) = removed {
+                tracing::warn!(tenant = %deletion.0, %error, "will be tried again");
                 self.seen.insert(deletion, Instant::now());
             }
         }
     }
+}
+
+async fn end(
+    placements: &Placements,
+    (tenant, version): &(TenantId, Version),
+) -> Result<(), Refusal> {
+    tracing::info!(%tenant, "going on with a deletion that was interrupted");
+    let deadline = Instant::now() + limits::API_DEADLINE;
+    let expected = Expected::Version(*version);
+    placements.remove(tenant, expected, None, deadline).await
 }

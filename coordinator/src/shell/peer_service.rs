@@ -18,7 +18,7 @@ use super::data::DataService;
 use super::identity::Identity;
 use super::peers::PeerError;
 use crate::core::keyspace;
-use crate::core::metastore::{Precondition, Transaction};
+use crate::core::metastore::{self as core, Precondition, Transaction};
 use crate::core::record::Record;
 use crate::feed::{Hub, Subscriber};
 use crate::metastore::{self, Metastore, RaftMetastore};
@@ -114,6 +114,8 @@ impl wire::peer_server::Peer for PeerService {
         request: Request<wire::TransactRequest>,
     ) -> Result<Response<wire::TransactReply>, Status> {
         let request = request.into_inner();
+        // In the log it would stop the metastore on every node of this version.
+        core::is_understood(&request.transaction).map_err(Status::invalid_argument)?;
         let deadline = deadline(request.timeout_ms);
         let reply = match self.store.propose_here(request.transaction, deadline).await {
             Ok(proposed) => wire::TransactReply {

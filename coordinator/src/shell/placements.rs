@@ -92,8 +92,10 @@ pub struct PutRequest {
 impl PutRequest {
     fn id(&self) -> RequestId {
         let whole = serde_json::to_vec(&(&self.tenant, &self.spec));
-        let whole = whole.expect("a placement is plain data");
-        request_id(self.key.as_ref(), "put", &whole)
+        let mut whole = whole.expect("a placement is plain data");
+        whole.extend(format!("{:?}", self.expected).into_bytes());
+        let of = keyspace::tenant(&self.tenant);
+        request_id(self.key.as_ref(), ("put", &of), &whole)
     }
 }
 
@@ -240,7 +242,7 @@ impl Placements {
         key: Option<&IdempotencyKey>,
         deadline: Instant,
     ) -> Result<(), Refusal> {
-        let id = request_id(key, "remove", tenant.as_str().as_bytes());
+        let id = request_id(key, ("remove", &keyspace::tenant(tenant)), b"");
         let mut begun = false;
         for _ in 0..MAX_PLANS {
             self.settle(deadline).await?;
@@ -272,7 +274,7 @@ impl Placements {
             let begin = plans::begin_removal(
                 &present.value,
                 present.revision,
-                request_id(None, "removing", b"").id(),
+                request_id(None, ("removing", ""), b"").id(),
                 unix_us(),
             );
             self.store.transact(begin, deadline).await?;
@@ -295,7 +297,7 @@ impl Placements {
                 self.settle(deadline).await?;
                 continue;
             }
-            let id = request_id(None, "group", b"");
+            let id = request_id(None, ("group", ""), b"");
             let (transaction, record) =
                 plans::create_group(&cluster, last, key, id.id(), unix_us())?;
             if self.commit(transaction, deadline).await?.is_some() {
@@ -380,8 +382,8 @@ pub fn unknown_tenant(tenant: &TenantId) -> Refusal {
     )
 }
 
-fn request_id(key: Option<&IdempotencyKey>, what: &str, request: &[u8]) -> RequestId {
-    RequestId::new(key, what, request, fastrand::u128(..))
+fn request_id(key: Option<&IdempotencyKey>, what_of: (&str, &str), request: &[u8]) -> RequestId {
+    RequestId::new(key, what_of, request, fastrand::u128(..))
 }
 
 fn precondition_failed(present: Option<&Placement>) -> Refusal {

@@ -282,7 +282,7 @@ fn event(kind: &str, proxy: &Proxy, now_unix_us: u64) -> Event {
 }
 
 fn chance(what: &str) -> String {
-    let id = RequestId::new(None, what, b"", fastrand::u128(..));
+    let id = RequestId::new(None, (what, ""), b"", fastrand::u128(..));
     id.id().to_owned()
 }
 

@@ -76,8 +76,9 @@ impl Regions {
     ) -> Result<(RegionPut, Version), Refusal> {
         let whole = serde_json::to_vec(&(&request.name, &request.spec));
         let whole = whole.expect("a region is plain data");
+        let of = keyspace::region(&request.name);
         let chance = fastrand::u128(..);
-        let id = RequestId::new(request.key.as_ref(), "region", &whole, chance);
+        let id = RequestId::new(request.key.as_ref(), ("region", &of), &whole, chance);
         for _ in 0..MAX_PLANS {
             settle(&*self.store, &self.cluster, deadline).await?;
             if let Some((revision, put)) = earlier::<RegionPut>(&*self.store, &id)? {

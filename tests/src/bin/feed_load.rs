@@ -1,5 +1,5 @@
 //! A thousand simulated proxies on the feed of a fresh local cluster: prints what was measured as
-//! JSON. `feed_load [clients=1000] [connections=30] [changes=50] [seconds=30] [tenants=100]`
+//! JSON. `feed_load [clients=1000] [connections=30] [changes=50] [seconds=30] [tenants=500]`
 
 #![expect(clippy::print_stdout, reason = "figures are what this program is for")]
 

@@ -61,9 +61,13 @@ impl Crowd {
 
     /// How many have not reached the revision; the one that stopped aside.
     pub(super) fn behind(&self, revision: u64) -> usize {
-        let skipped = usize::from(self.stop_reading.load(Relaxed));
-        let reading = self.at.iter().skip(skipped);
+        let reading = self.at.iter().skip(self.stopped());
         reading.filter(|at| at.load(Relaxed) < revision).count()
+    }
+
+    /// How many stand still: it is the first that does.
+    fn stopped(&self) -> usize {
+        usize::from(self.stop_reading.load(Relaxed))
     }
 
     /// Gaps and steps back, and streams that were opened again.
@@ -71,9 +75,9 @@ impl Crowd {
         (self.faults.load(Relaxed), self.reconnects.load(Relaxed))
     }
 
-    /// All samples so far.
+    /// All samples so far; without those of the one that stopped.
     pub(super) fn samples(&self) -> Vec<Sample> {
-        let all = self.samples.iter();
+        let all = self.samples.iter().skip(self.stopped());
         all.flat_map(|of| of.lock().unwrap_or_else(PoisonError::into_inner).clone())
             .collect()
     }
@@ -120,10 +124,11 @@ impl Crowd {
             Ok(answer) => answer.into_inner(),
             Err(status) => return status.to_string(),
         };
-        let mut starting = 0;
+        let (mut starting, mut stood_still) = (0, false);
         loop {
-            if n == 0 && self.stop_reading.load(Relaxed) {
+            if n == 0 && !stood_still && self.stop_reading.load(Relaxed) {
                 self.resume.notified().await;
+                stood_still = true;
             }
             let kind = match stream.message().await {
                 Ok(Some(down)) => down.kind,

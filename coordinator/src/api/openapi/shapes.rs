@@ -3,6 +3,7 @@
 //! `tests/tests/openapi.rs` compares real answers with these.
 
 #![expect(dead_code, reason = "described, never made")]
+#![expect(clippy::struct_field_names, reason = "the names that are answered")]
 
 mod cluster;
 

@@ -215,7 +215,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_malformed_line_is_named_and_its_batch_kept_back() {
-        let text: String = (0..limits::MAX_LOAD_ITEMS + 1)
+        let text: String = (0..=limits::MAX_LOAD_ITEMS)
             .map(|n| item(n) + "\n")
             .collect();
         let mut batches = over((text + "{\"tenant\":\"x\"}\n").leak());

@@ -31,8 +31,9 @@ pub struct Applied {
 /// Applies the encoded transaction.
 ///
 /// # Errors
-/// [`StateError`] when the view fails; a transaction that is illegal or whose comparison does not
-/// hold is an outcome.
+/// [`StateError`] when the view fails, and for what only newer software understands: going on would
+/// make this replica another than those that do (I13). A transaction that is illegal or whose
+/// comparison does not hold is an outcome.
 pub fn apply(
     body: &Bytes,
     view: &dyn StateView,
@@ -43,6 +44,7 @@ pub fn apply(
         Ok(transaction) => transaction,
         Err(error) => return Ok(refused(revision, format!("not a transaction: {error}"))),
     };
+    understood(&transaction).map_err(|reason| StateError { reason })?;
     if let Err(reason) = check(&transaction) {
         return Ok(refused(revision, reason));
     }
@@ -104,6 +106,27 @@ fn refused(revision: Revision, reason: String) -> Applied {
     }
 }
 
+/// Whether this version knows what an encoded transaction asks. For the leader, before it proposes.
+///
+/// # Errors
+/// What it does not know.
+pub fn is_understood(body: &Bytes) -> Result<(), String> {
+    let decoded = wire::Transaction::decode(body.clone());
+    understood(&decoded.map_err(|error| format!("not a transaction: {error}"))?)
+}
+
+fn understood(transaction: &wire::Transaction) -> Result<(), String> {
+    let mut compares = transaction.compares.iter();
+    if compares.any(|compare| compare.must.is_none()) {
+        return Err("a comparison of a kind that this version lacks".to_owned());
+    }
+    let mut operations = transaction.operations.iter();
+    if operations.any(|operation| operation.what.is_none()) {
+        return Err("an operation of a kind that this version lacks".to_owned());
+    }
+    Ok(())
+}
+
 fn check(transaction: &wire::Transaction) -> Result<(), String> {
     if transaction.id.is_empty() || transaction.id.len() > 128 {
         return Err("a transaction's id has 1 to 128 bytes".to_owned());
@@ -129,7 +152,8 @@ fn check(transaction: &wire::Transaction) -> Result<(), String> {
                 (EVENT_PREFIX, event.len())
             }
             Some(wire::operation::What::Add(add)) => (add.key.as_str(), 0),
-            None => return Err("an operation of a kind that this version lacks".to_owned()),
+            // Refused before anything is proposed, and by `apply` for what a newer leader proposed.
+            None => continue,
         };
         if size > limits::MAX_META_VALUE_BYTES {
             return Err(format!("{size} bytes under `{key}` are too many"));

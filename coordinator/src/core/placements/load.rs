@@ -176,7 +176,7 @@ impl<'a> LoadPlan<'a> {
                 return self.fail(*number, &item.tenant, code, &detail);
             }
         };
-        match (self.seen.insert(&item.tenant, &item.spec), placed.change) {
+        match (self.first(item), placed.change) {
             (Some(earlier), _) if *earlier != item.spec => {
                 let text = "the tenant is there twice, with different placements";
                 return self.fail(*number, &item.tenant, ErrorCode::InvalidRequest, text);
@@ -194,6 +194,15 @@ impl<'a> LoadPlan<'a> {
             .or_insert(GroupPart { at, created: 0 });
         part.created += i64::from(placed.change == Change::Created);
         self.puts.push((found, placed.placement));
+    }
+
+    /// What an earlier line said of the tenant; the first one counts.
+    fn first(&mut self, item: &'a LoadItem) -> Option<&'a PlacementSpec> {
+        let known = self.seen.get(&item.tenant).copied();
+        if known.is_none() {
+            self.seen.insert(&item.tenant, &item.spec);
+        }
+        known
     }
 
     fn fail(&mut self, line: usize, tenant: &TenantId, code: ErrorCode, detail: &str) {

@@ -57,7 +57,7 @@ impl Placements {
         key: Option<&IdempotencyKey>,
         deadline: Instant,
     ) -> Result<Loaded, Refusal> {
-        let request = request_id(key, "load", body);
+        let request = request_id(key, ("load", "load"), body);
         for _ in 0..MAX_PLANS {
             self.settle(deadline).await?;
             if let Some((revision, tally)) = earlier::<Tally>(&*self.store, &request)? {

@@ -184,7 +184,6 @@ pub struct EventPage {
 
 /// A placement group.
 #[derive(ToSchema)]
-#[expect(clippy::struct_field_names, reason = "the names are the API's")]
 pub struct Group {
     /// Its id.
     group: u64,
