@@ -81,23 +81,32 @@ pub const MAX_FEED_SUBSCRIBERS: usize = 2000;
 /// Answers of the feed that may be open at once: those of subscribers, and of as many that were cut
 /// off and whose connections have not noticed yet.
 pub const MAX_FEED_STREAMS: usize = 2 * MAX_FEED_SUBSCRIBERS;
-/// Messages ready for one subscriber beside the shared backlog; they are references, not copies.
+/// Messages ready for one subscriber beside the shared backlog; they are references, not copies, but
+/// for the first stretch of a subscriber that was cut off where no other was.
 pub const FEED_OUTBOX: usize = 8;
 /// How long one message may wait for room in a subscriber's outbox, and how long a delta may wait for
 /// its acknowledgement: then the subscriber is cut off.
 pub const FEED_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the acknowledgement of a snapshot may take: all of it may still be on a slow link.
 pub const FEED_SNAPSHOT_PATIENCE: Duration = Duration::from_secs(60);
-/// Snapshot images of one kind in memory at once, about 40 MB each at a million tenants: the newest,
-/// and those that slow links still read.
+/// Snapshot images of one kind that links still read, about 40 MB each at a million tenants; beside
+/// them there are the newest, which may be one of them, and one that is being built.
 pub const MAX_FEED_IMAGES: usize = 3;
-/// How long an image that nobody asks for is kept.
+/// A link that is slower gets no whole snapshot, whatever its size: a fleet of 1000 proxies that shares
+/// 1 Gbit/s gets it.
+pub const FEED_FLOOR_BYTES_PER_SECOND: u32 = 100 << 10;
+/// A snapshot that is read more slowly is cut off when its place in memory is needed.
+pub const FEED_CROWDED_BYTES_PER_SECOND: u32 = 2 << 20;
+/// How long an image or a stretch of the history that nobody asks for is kept.
 pub const FEED_IMAGE_IDLE: Duration = Duration::from_secs(60);
 /// Revisions that a subscriber may be behind and still gets what changed in place of a snapshot, also
 /// how old an image may be that a new subscriber is given.
 pub const FEED_CATCH_UP_REVISIONS: u64 = 20_000;
 /// Changed tenants after which a subscriber that catches up gets a snapshot: it is not much larger.
 pub const FEED_CATCH_UP_TENANTS: usize = 100_000;
+/// Stretches of the history kept ready for subscribers that catch up, of up to about 500 KB each: as
+/// many as the history of a bulk load has.
+pub const FEED_KEPT_STRETCHES: usize = 64;
 /// Changed tenants in one delta of a subscriber that catches up, give or take one revision.
 pub const FEED_PIECE_TENANTS: usize = 4096;
 /// Reads of the history for subscribers at once: they share the disk with everything else.
@@ -119,6 +128,8 @@ pub const MAX_PROXY_LOOKUPS: u32 = 256;
 pub const MAX_UNPLACED_TENANTS: u64 = 16_384;
 /// How long it remembers them. Longer than a lookup takes.
 pub const UNPLACED_LIFETIME: Duration = Duration::from_secs(10);
+/// How long a lookup waits for its request, and to be caught up with: it holds a turn meanwhile.
+pub const LOOKUP_PATIENCE: Duration = Duration::from_secs(1);
 /// How long another coordinator may take to say which proxies are on its feed.
 pub const PROXIES_DEADLINE: Duration = Duration::from_millis(500);
 /// Requests in flight at a coordinator's API; further ones get 503 with Retry-After.

@@ -7,13 +7,15 @@
 //!                pulse                                   └──── Applied, Drained ◀──┘
 //! ```
 //! A stream first brings its proxy to the newest revision (an image of all placements, shared by all
-//! that ask at about the same time; or the history) and then hands on what the ring brings. When it
-//! falls off the ring it catches up from the history and goes on. A proxy that does not read, or
+//! that ask at about the same time; or stretches of the history, shared by all that were cut off at
+//! about the same revision) and then hands on what the ring brings. When it falls off the ring it
+//! catches up from the history and goes on. A proxy that does not read, or
 //! reads and does not acknowledge, is cut off and starts over; it never holds up the others.
 //!
 //! Invariants: I4 (a stream's revisions only grow, no snapshot is older than the proxy's
 //! registration or its Hello), I12 (ring, outbox, images, streams and reads are capped).
 
+mod aside;
 mod catch_up;
 mod drained;
 mod grpc;
@@ -27,8 +29,11 @@ mod pulse;
 mod scale_test;
 mod seats;
 mod service;
+#[cfg(test)]
+mod slow_test;
 mod stats;
 mod stream;
+mod stretches;
 #[cfg(test)]
 mod tests;
 

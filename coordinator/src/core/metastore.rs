@@ -22,7 +22,7 @@ mod transaction;
 pub use apply::{Applied, apply, is_understood};
 pub use layout::{
     META_VERSION, change_key, current_revision, decode_change, decode_value, earlier, meta_key,
-    suffix_of,
+    oldest_change, suffix_of,
 };
 pub use transaction::{Precondition, Transaction};
 

@@ -15,7 +15,6 @@ use hyper::body::{Body, Frame};
 use maia_common::wire::feed as wire;
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio_stream::StreamExt;
 use tonic::codec::{BufferSettings, DecodeBuf, Decoder};
 use tonic::{Status, Streaming};
 
@@ -57,13 +56,8 @@ impl tower::Service<Request> for FeedServer {
     fn call(&mut self, request: Request) -> Self::Future {
         let service = Arc::clone(&self.0);
         Box::pin(async move {
-            let method = request.uri().path().rsplit('/').next().unwrap_or_default();
-            let answer = match method {
-                "Subscribe" => service.subscribe(messages(request)).await,
-                "Lookup" => lookup(&service, request).await,
-                _ => Err(Status::unimplemented("the feed has no such method")),
-            };
-            Ok(match answer {
+            let answer = answer(Arc::clone(&service), request);
+            Ok(match service.aside.run(answer).await {
                 Ok(frames) => response(frames),
                 Err(status) => status.into_http(),
             })
@@ -78,14 +72,16 @@ fn response(frames: Frames) -> Response {
     response
 }
 
-async fn lookup(service: &Arc<FeedService>, request: Request) -> Result<Frames, Status> {
-    let mut requests = messages::<wire::LookupRequest>(request);
-    let request = match requests.next().await {
-        Some(request) => request?,
-        None => return Err(Status::invalid_argument("a lookup without a request")),
-    };
-    let answer = service.lookup(request).await?;
-    Ok(Frames::of(framed(&answer)))
+async fn answer(service: Arc<FeedService>, request: Request) -> Result<Frames, Status> {
+    let method = request.uri().path().rsplit('/').next().unwrap_or_default();
+    match method {
+        "Subscribe" => service.subscribe(messages(request)).await,
+        "Lookup" => {
+            let answer = service.lookup(messages(request)).await?;
+            Ok(Frames::of(framed(&answer)))
+        }
+        _ => Err(Status::unimplemented("the feed has no such method")),
+    }
 }
 
 fn messages<M: Message + Default + 'static>(request: Request) -> Streaming<M> {

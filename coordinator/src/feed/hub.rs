@@ -4,6 +4,7 @@
 //! Revisions without anything for proxies (events, registrations) are not pushed one by one: the
 //! next delta covers them, or the pulse does within a second.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -153,6 +154,11 @@ impl Hub {
         self.pushes.subscribe()
     }
 
+    #[cfg(test)]
+    pub(super) fn listeners(&self) -> usize {
+        self.pushes.receiver_count()
+    }
+
     /// The proxies on this feed now.
     #[must_use]
     pub fn subscribers(&self) -> Vec<Subscriber> {
@@ -177,6 +183,15 @@ impl Hub {
     pub fn unregistered(&self, id: &ProxyId) {
         if let Some(seat) = self.seats.get(id) {
             seat.cut(CutOff::Removed);
+        }
+    }
+
+    /// All registrations, read anew: proxies here that have none register anew.
+    pub fn registered(&self, ids: &BTreeSet<ProxyId>) {
+        for seat in self.seats.all() {
+            if !ids.contains(seat.id()) {
+                seat.cut(CutOff::Removed);
+            }
         }
     }
 

@@ -2,13 +2,17 @@
 //! one moment of the state, shared by all streams that send it. Building blocks; the owner of the
 //! images runs it where blocking is allowed.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use maia_common::limits;
 use maia_common::position::Revision;
 use maia_common::wire::feed as wire;
 use maia_common::wire::feed::down::Kind;
 use prost::Message;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::message::ready;
 use crate::core::cluster_state::ClusterState;
@@ -34,8 +38,10 @@ pub struct Image {
     pub tenants: u64,
     /// Its start, its chunks and its end, in order.
     pub messages: Vec<Bytes>,
-    /// Frees the image's place when the last stream has sent it.
-    pub(super) place: Option<OwnedSemaphorePermit>,
+    /// Ends the streams that send it: its place is needed.
+    pub(super) cut: CancellationToken,
+    /// Tells of the image's end when the last stream has sent it.
+    pub(super) place: Option<Place>,
 }
 
 impl Image {
@@ -52,6 +58,7 @@ impl Image {
             revision: Revision::default(),
             tenants: 0,
             messages: Vec::new(),
+            cut: CancellationToken::new(),
             place: None,
         };
         store.read(&mut |view| {
@@ -77,6 +84,22 @@ impl Image {
         image.messages.insert(0, start);
         image.messages.push(end);
         Ok(image)
+    }
+
+    /// How long a link of this speed may take for all of it.
+    pub(super) fn patience(&self, bytes_per_second: u32) -> Duration {
+        let bytes: usize = self.messages.iter().map(Bytes::len).sum();
+        limits::FEED_PATIENCE + Duration::from_secs(bytes as u64) / bytes_per_second
+    }
+}
+
+/// One of the places for images; whoever waits for one is woken when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place(pub(super) Arc<Notify>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.notify_waiters();
     }
 }
 

@@ -9,9 +9,11 @@ use maia_common::limits;
 use maia_common::placement::PlacementSpec;
 use maia_common::position::Revision;
 use maia_common::wire::feed as wire;
+use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 
 use super::service::{FeedService, status_of};
+use super::stream::Shared;
 use crate::core::placements::Expected;
 use crate::core::{feed, keyspace, metastore as core};
 use crate::raft::StateCf;
@@ -23,23 +25,25 @@ impl FeedService {
     /// is answered as it is.
     pub(super) async fn lookup(
         &self,
-        request: wire::LookupRequest,
+        requests: impl Stream<Item = Result<wire::LookupRequest, Status>> + Unpin,
     ) -> Result<wire::LookupAnswer, Status> {
         let _turn = self
             .lookups
             .try_acquire()
             .map_err(|_| Status::resource_exhausted("too many lookups in flight"))?;
         let deadline = Instant::now() + limits::LOOKUP_DEADLINE;
+        let soon = Instant::now() + limits::LOOKUP_PATIENCE;
+        let request = first(requests, soon).await?;
         let invalid = |error: NameError| Status::invalid_argument(error.to_string());
         let tenant = TenantId::new(request.tenant.as_str()).map_err(invalid)?;
         let at_least = Revision::new(request.at_least_revision);
-        self.reach(request.generation, at_least, deadline).await?;
-        let answer = self.read_tenant(&tenant)?;
+        self.reach(request.generation, at_least, soon).await?;
+        let answer = self.shared.read_tenant(&tenant)?;
         if answer.tenant.is_some() || request.create_under.is_empty() {
             return Ok(answer);
         }
         self.place(&tenant, &request.create_under, deadline).await?;
-        self.read_tenant(&tenant)
+        self.shared.read_tenant(&tenant)
     }
 
     async fn place(&self, tenant: &TenantId, spec: &str, deadline: Instant) -> Result<(), Status> {
@@ -58,14 +62,19 @@ impl FeedService {
             Err(refusal) => Err(status_of(&refusal)),
         }
     }
+}
 
-    fn read_tenant(&self, tenant: &TenantId) -> Result<wire::LookupAnswer, Status> {
+impl Shared {
+    /// What the metastore has of the tenant here and now.
+    pub(super) fn read_tenant(&self, tenant: &TenantId) -> Result<wire::LookupAnswer, Status> {
         let mut answer = wire::LookupAnswer {
-            generation: self.shared.cluster.state().generation.get(),
+            generation: self.cluster.state().generation.get(),
             ..wire::LookupAnswer::default()
         };
+        // A store that was emptied, since this node was removed, knows of no tenant.
+        let known = self.cluster.state().revision;
         let key = core::meta_key(&keyspace::tenant(tenant));
-        let read = self.shared.store.read(&mut |view| {
+        let read = self.store.read(&mut |view| {
             answer.revision = core::current_revision(view)?.get();
             if let Some(bytes) = view.get(StateCf::Meta, &key)? {
                 answer.tenant = feed::tenant_message(&core::decode_value(bytes)?.value);
@@ -73,6 +82,20 @@ impl FeedService {
             Ok(())
         });
         read.map_err(|error| Status::internal(error.to_string()))?;
+        if answer.revision < known.get() {
+            return Err(Status::unavailable("the metastore's state went back"));
+        }
         Ok(answer)
+    }
+}
+
+/// The call's one message.
+pub(super) async fn first(
+    mut requests: impl Stream<Item = Result<wire::LookupRequest, Status>> + Unpin,
+    deadline: Instant,
+) -> Result<wire::LookupRequest, Status> {
+    match tokio::time::timeout_at(deadline.into(), requests.next()).await {
+        Ok(Some(request)) => request,
+        _ => Err(Status::invalid_argument("a lookup without a request")),
     }
 }

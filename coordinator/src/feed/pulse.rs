@@ -1,5 +1,5 @@
 //! The feed's pulse: once a second it gives all streams a sign of life, ends those whose proxies
-//! acknowledge nothing, drops images that nobody asks for, and moves proxies away from a coordinator
+//! acknowledge nothing, drops images and stretches that nobody asks for, and moves proxies away from a coordinator
 //! that hears no leader of the metastore.
 //!
 //! Without a leader nothing new is known here, which is no harm as long as there is none anywhere; but
@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::hub::Hub;
-use super::images::Images;
 use super::stats::CutOff;
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -26,15 +25,16 @@ const LEADERLESS_STAY: Duration = Duration::from_secs(30);
 /// The loop's state.
 pub struct Pulse {
     hub: Arc<Hub>,
-    images: Vec<Arc<Images>>,
+    expire: Box<dyn Fn(Instant) + Send>,
     lost_since: Option<Instant>,
 }
 
 impl Pulse {
-    pub(super) fn new(hub: Arc<Hub>, images: Vec<Arc<Images>>) -> Self {
+    /// `expire` drops what nobody has asked for lately.
+    pub(super) fn new(hub: Arc<Hub>, expire: impl Fn(Instant) + Send + 'static) -> Self {
         Self {
             hub,
-            images,
+            expire: Box::new(expire),
             lost_since: None,
         }
     }
@@ -73,9 +73,7 @@ impl Pulse {
                 seat.cut(CutOff::Leaderless);
             }
         }
-        for images in &self.images {
-            images.expire(now);
-        }
+        (self.expire)(now);
         self.hub.pulse(lost.is_some());
     }
 }
@@ -96,7 +94,7 @@ mod tests {
     #[test]
     fn without_a_leader_streams_move_once_and_later_ones_stay() {
         let hub = Arc::<Hub>::default();
-        let mut pulse = Pulse::new(Arc::clone(&hub), Vec::new());
+        let mut pulse = Pulse::new(Arc::clone(&hub), |_| {});
         let now = Instant::now();
         pulse.beat(true, now);
         let before = enter(&hub, "before");

@@ -74,6 +74,10 @@ impl Seat {
         }
     }
 
+    pub(super) fn id(&self) -> &ProxyId {
+        &self.id
+    }
+
     fn acks(&self) -> MutexGuard<'_, Acks> {
         self.acks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -97,11 +101,12 @@ impl Seat {
     pub(super) fn applied(&self, revision: Revision, now: Instant) {
         let mut acks = self.acks();
         acks.last_seen = now;
-        if revision <= acks.applied {
+        let all = revision >= acks.sent;
+        if revision < acks.applied || (revision == acks.applied && !all) {
             return;
         }
         acks.applied = revision;
-        acks.due = if revision >= acks.sent {
+        acks.due = if all {
             None
         } else if revision < acks.snapshot {
             Some(now + limits::FEED_SNAPSHOT_PATIENCE)
@@ -274,6 +279,21 @@ mod tests {
         seat.applied(Revision::new(7), late);
         assert!(!seat.is_overdue(late + limits::FEED_PATIENCE));
         assert!(seat.is_overdue(late + limits::FEED_SNAPSHOT_PATIENCE));
+    }
+
+    #[test]
+    fn a_snapshot_of_what_is_in_force_is_acknowledged_by_saying_so_again() {
+        let now = Instant::now();
+        let seat = seat("p", now);
+        seat.applied(Revision::new(9), now);
+        seat.sent_snapshot(Revision::new(9), now);
+        let late = now + limits::FEED_SNAPSHOT_PATIENCE;
+        assert!(seat.is_overdue(late));
+        seat.applied(Revision::new(9), now);
+        assert!(!seat.is_overdue(late));
+        seat.sent(Revision::new(10), now);
+        seat.applied(Revision::new(9), late);
+        assert!(seat.is_overdue(late), "it says nothing new");
     }
 
     #[test]

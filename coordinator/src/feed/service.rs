@@ -18,10 +18,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 
+use super::aside::Aside;
 use super::grpc::Frames;
 use super::hub::Hub;
-use super::image::Contents;
-use super::images::Images;
 use super::pulse::Pulse;
 use super::stream::{End, ProxyStream, Shared};
 use crate::metastore::Metastore;
@@ -56,46 +55,32 @@ pub struct FeedService {
     pub(super) shared: Arc<Shared>,
     pub(super) placements: Placements,
     pub(super) lookups: Semaphore,
+    /// Calls and streams run here.
+    pub(super) aside: Aside,
     proxies: Proxies,
-    tasks: Tasks,
     /// Answers that are open, read or not.
     streams: Arc<Semaphore>,
-    /// Streams run here, beside the API, not where Raft's messages are received.
-    runtime: Handle,
 }
 
 impl FeedService {
-    /// The service, and the pulse that must run beside it. Streams run on the runtime that this is
-    /// called on.
+    /// The service, and the pulse that must run beside it. Calls and streams run on the runtime that
+    /// this is called on.
     #[must_use]
     pub fn new(parts: FeedParts) -> (Self, Pulse) {
-        let images = |contents| {
-            let (store, cluster) = (Arc::clone(&parts.store), parts.cluster.clone());
-            Arc::new(Images::new(
-                store,
-                cluster,
-                Arc::clone(&parts.hub),
-                contents,
-            ))
-        };
-        let (everything, topology) = (images(Contents::Everything), images(Contents::Topology));
-        let all = vec![Arc::clone(&everything), Arc::clone(&topology)];
-        let pulse = Pulse::new(Arc::clone(&parts.hub), all);
+        let shared = Shared::new(parts.hub, parts.store, parts.cluster);
+        let shared = Arc::new(shared);
+        let (hub, idle) = (Arc::clone(&shared.hub), Arc::clone(&shared));
+        let pulse = Pulse::new(hub, move |now| idle.expire(now));
         let service = Self {
-            shared: Arc::new(Shared {
-                hub: parts.hub,
-                store: parts.store,
-                cluster: parts.cluster,
-                everything,
-                topology,
-                reads: Semaphore::new(limits::MAX_FEED_READS),
-            }),
+            shared,
             placements: parts.placements,
             lookups: Semaphore::new(limits::MAX_LOOKUPS_IN_FLIGHT),
+            aside: Aside {
+                tasks: parts.tasks,
+                runtime: Handle::current(),
+            },
             proxies: parts.proxies,
-            tasks: parts.tasks,
             streams: Arc::new(Semaphore::new(limits::MAX_FEED_STREAMS)),
-            runtime: Handle::current(),
         };
         (service, pulse)
     }
@@ -128,6 +113,9 @@ impl FeedService {
             .hub
             .enter(id.clone(), region.clone())
             .ok_or_else(|| Status::resource_exhausted("too many proxies on this feed"))?;
+        if let Some(last) = last {
+            seated.seat().applied(last, Instant::now());
+        }
         let registered = self.proxies.register(&id, &region, deadline).await;
         let registered = registered.map_err(|refusal| status_of(&refusal))?;
         let (outbox, inbox) = mpsc::channel(limits::FEED_OUTBOX);
@@ -154,24 +142,24 @@ impl FeedService {
         outbox: mpsc::Sender<Bytes>,
         status: Arc<OnceLock<Status>>,
     ) {
-        let (stop, shared) = (self.tasks.stop().clone(), Arc::clone(&self.shared));
-        self.tasks
-            .spawn_on(&self.runtime, "feed stream", async move {
-                let end = stop.run_until_cancelled(stream).await;
-                let told = match end {
-                    Some(End::CutOff(reason)) => {
-                        shared.hub.stats().cut_off(reason);
-                        reason.status()
-                    }
-                    Some(End::Failed(status)) => status,
-                    None => Status::unavailable("the coordinator is stopping"),
-                    Some(End::Gone) => return,
-                };
-                tracing::info!(proxy = %id, reason = told.message(), "a feed stream ends");
-                drop(status.set(told));
-                // Not before: the answer ends when its last sender is gone.
-                drop(outbox);
-            });
+        let Aside { tasks, runtime } = &self.aside;
+        let (stop, shared) = (tasks.stop().clone(), Arc::clone(&self.shared));
+        tasks.spawn_on(runtime, "feed stream", async move {
+            let end = stop.run_until_cancelled(stream).await;
+            let told = match end {
+                Some(End::CutOff(reason)) => {
+                    shared.hub.stats().cut_off(reason);
+                    reason.status()
+                }
+                Some(End::Failed(status)) => status,
+                None => Status::unavailable("the coordinator is stopping"),
+                Some(End::Gone) => return,
+            };
+            tracing::info!(proxy = %id, reason = told.message(), "a feed stream ends");
+            drop(status.set(told));
+            // Not before: the answer ends when its last sender is gone.
+            drop(outbox);
+        });
     }
 
     /// What the proxy has, if that is of this cluster's present history; waits for this coordinator

@@ -6,10 +6,11 @@
 //!        ▲                                                        │
 //!        └───────────── fell off the ring, or its order broke ────┘
 //! ```
-//! The ring is joined before the state is read, so no change falls between the two; deltas that the
-//! proxy has already are left out. A slow link can finish a large snapshot while changes come in:
-//! the ring may overflow meanwhile, the history has them. Invariants: I4 (revisions of a stream only
-//! grow), I12 (the outbox; each wait for room in it).
+//! The ring is joined once the proxy is almost at the newest revision, and the state is read again
+//! after that, so no change falls between the two; deltas that the proxy has already are left out. So
+//! a slow link that loads a large snapshot does not hold the ring's deltas in memory: the history has
+//! what comes meanwhile. Invariants: I4 (revisions of a stream only grow), I12 (the outbox; each wait
+//! for room in it; the time for a snapshot; two stretches that the proxy has not taken).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,22 +23,24 @@ use maia_common::position::{Revision, Version};
 use maia_common::wire::feed as wire;
 use maia_common::wire::feed::down::Kind;
 use maia_common::wire::feed::{drained, up};
-use tokio::sync::{Semaphore, broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc};
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 
-use super::catch_up::{self, Next};
+use super::catch_up::Next;
 use super::drained::Drainable;
 use super::hub::{Hub, Push};
+use super::image::Contents;
 use super::images::Images;
 use super::message::ready;
 use super::seats::{Seat, Seated};
 use super::stats::CutOff;
+use super::stretches::Stretches;
 use crate::core::feed;
 use crate::metastore::Metastore;
 use crate::shell::cluster::Cluster;
 
-/// How often a stream that waits for an image says that it lives: a proxy leaves after 3 s.
+/// How often a stream that waits for what it is to send says that it lives: a proxy leaves after 3 s.
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
 
 /// What all streams share.
@@ -47,8 +50,34 @@ pub(super) struct Shared {
     pub(super) cluster: Cluster,
     pub(super) everything: Arc<Images>,
     pub(super) topology: Arc<Images>,
-    /// Reads of the history at once.
-    pub(super) reads: Semaphore,
+    pub(super) stretches: Arc<Stretches>,
+}
+
+impl Shared {
+    /// What all streams of one coordinator share.
+    pub(super) fn new(hub: Arc<Hub>, store: Arc<dyn Metastore>, cluster: Cluster) -> Self {
+        let images = |contents| {
+            let (store, hub) = (Arc::clone(&store), Arc::clone(&hub));
+            Arc::new(Images::new(store, cluster.clone(), hub, contents))
+        };
+        let (everything, topology) = (images(Contents::Everything), images(Contents::Topology));
+        let stretches = Stretches::new(Arc::clone(&store), cluster.clone());
+        Self {
+            hub,
+            store,
+            cluster,
+            everything,
+            topology,
+            stretches: Arc::new(stretches),
+        }
+    }
+
+    /// Drops what no stream has asked for lately.
+    pub(super) fn expire(&self, now: Instant) {
+        self.everything.expire(now);
+        self.topology.expire(now);
+        self.stretches.expire(now);
+    }
 }
 
 /// Why a stream ends.
@@ -93,8 +122,9 @@ impl ProxyStream {
     async fn follow(&mut self, last: Option<Revision>) -> Result<Infallible, End> {
         let mut at = last;
         loop {
+            let reached = self.catch_up(at).await?;
             let mut pushes = self.shared.hub.subscribe();
-            let newest = self.catch_up(at).await?;
+            let newest = self.catch_up(Some(reached)).await?;
             self.say_hints().await?;
             at = Some(self.hand_on(&mut pushes, newest).await?);
         }
@@ -109,7 +139,7 @@ impl ProxyStream {
                 limits::FEED_CATCH_UP_REVISIONS
             };
             let next = match at {
-                Some(from) => self.read(from, max_behind).await?,
+                Some(from) => self.next(from, max_behind).await?,
                 None => Next::Gone,
             };
             match (next, at) {
@@ -123,7 +153,7 @@ impl ProxyStream {
                     if imaged || tenants < limits::FEED_CATCH_UP_TENANTS =>
                 {
                     tenants += stretch.tenants;
-                    self.send(stretch.message).await?;
+                    self.send(stretch.message.clone()).await?;
                     self.seat().sent(stretch.revision, Instant::now());
                     at = Some(stretch.revision);
                 }
@@ -136,42 +166,67 @@ impl ProxyStream {
         }
     }
 
-    async fn read(&self, from: Revision, max_behind: u64) -> Result<Next, End> {
-        let shared = Arc::clone(&self.shared);
-        let _turn = self.shared.reads.acquire().await;
-        let read = tokio::task::spawn_blocking(move || {
-            catch_up::next(&*shared.store, &shared.cluster.state(), from, max_behind)
-        });
-        match read.await {
-            Ok(Ok(next)) => Ok(next),
-            Ok(Err(error)) => Err(End::Failed(Status::internal(error.to_string()))),
-            Err(_) => Err(End::Failed(Status::unavailable(
-                "the coordinator is stopping",
-            ))),
+    /// What follows `from`, once the proxy has taken all but one of its messages.
+    async fn next(&self, from: Revision, max_behind: u64) -> Result<Next, End> {
+        let visible = *self.shared.store.revisions().borrow();
+        // What was pushed before the ring was joined is in the picture, if not told of yet.
+        let newest = visible.max(self.shared.cluster.state().revision);
+        match newest.get().checked_sub(from.get()) {
+            Some(0) => Ok(Next::Current),
+            Some(behind) if behind <= max_behind => {
+                self.wait_for_room().await?;
+                let next = self.alive_until(self.shared.stretches.after(from));
+                next.await?.map_err(End::Failed)
+            }
+            _ => Ok(Next::Gone),
+        }
+    }
+
+    async fn wait_for_room(&self) -> Result<(), End> {
+        let all_but_one = self.outbox.max_capacity() - 1;
+        let room = self.outbox.reserve_many(all_but_one);
+        match tokio::time::timeout(limits::FEED_PATIENCE, room).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(End::Gone),
+            Err(_) => Err(End::CutOff(CutOff::Slow)),
         }
     }
 
     async fn send_image(&mut self, at: Revision) -> Result<Revision, End> {
-        let images = Arc::clone(&self.images);
-        let image = images.at_least(self.floor.max(at));
-        tokio::pin!(image);
-        let image = loop {
-            match tokio::time::timeout(ALIVE_EVERY, &mut image).await {
-                Ok(image) => break image.map_err(End::Failed)?,
-                Err(_) => self.say_alive(at).await?,
+        let image = self.images.at_least(self.floor.max(at));
+        let image = self.alive_until(image).await?.map_err(End::Failed)?;
+        let sending = async {
+            for message in &image.messages {
+                self.send(message.clone()).await?;
             }
+            Ok(())
         };
-        for message in &image.messages {
-            self.send(message.clone()).await?;
-        }
+        let patience = image.patience(limits::FEED_FLOOR_BYTES_PER_SECOND);
+        let sent = tokio::select! {
+            sent = tokio::time::timeout(patience, sending) => sent.ok(),
+            () = image.cut.cancelled() => None,
+        };
+        sent.unwrap_or(Err(End::CutOff(CutOff::Slow)))?;
         self.shared.hub.stats().snapshot_sent();
         self.seat().sent_snapshot(image.revision, Instant::now());
         Ok(image.revision)
     }
 
-    async fn say_alive(&self, at: Revision) -> Result<(), End> {
+    /// Awaits it, and tells the proxy meanwhile that the stream lives.
+    async fn alive_until<T>(&self, work: impl Future<Output = T>) -> Result<T, End> {
+        tokio::pin!(work);
+        loop {
+            match tokio::time::timeout(ALIVE_EVERY, &mut work).await {
+                Ok(done) => return Ok(done),
+                Err(_) => self.say_alive().await?,
+            }
+        }
+    }
+
+    /// Names no revision: the proxy is behind what is known here.
+    async fn say_alive(&self) -> Result<(), End> {
         let alive = wire::Alive {
-            revision: at.get(),
+            revision: 0,
             leaderless: self.shared.hub.is_leaderless(),
         };
         self.send(ready(Kind::Alive(alive))).await

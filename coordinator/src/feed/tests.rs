@@ -15,13 +15,12 @@ use maia_common::runtime::Tasks;
 use maia_common::wire::feed as wire;
 use maia_common::wire::feed::down::Kind;
 use prost::Message;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::hub::Hub;
 use super::image::Contents;
-use super::images::Images;
 use super::message::parse;
 use super::pulse::Pulse;
 use super::stats::CutOff;
@@ -33,22 +32,22 @@ use crate::metastore::{Metastore, Outcome};
 use crate::shell::cluster::{Cluster, ClusterLoop};
 use crate::shell::peers::Directory;
 
-struct Field {
-    store: Arc<MemoryMetastore>,
-    hub: Arc<Hub>,
-    cluster: Cluster,
-    shared: Arc<Shared>,
+pub(super) struct Field {
+    pub(super) store: Arc<MemoryMetastore>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) cluster: Cluster,
+    pub(super) shared: Arc<Shared>,
     tasks: Tasks,
 }
 
-fn placement(name: &str, version: u64) -> String {
+pub(super) fn placement(name: &str, version: u64) -> String {
     format!(
         r#"{{"tenant":"{name}","group":1,"version":{version},"state":"active","properties":{{}}}}"#
     )
 }
 
 impl Field {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let store = Arc::<MemoryMetastore>::default();
         let (hub, tasks) = (Arc::<Hub>::default(), Tasks::new());
         let key = ClusterKey::from_secret("a secret of thirty-two characters");
@@ -56,18 +55,8 @@ impl Field {
         let (cluster_loop, cluster) =
             ClusterLoop::new(Arc::clone(&store) as _, directory, Arc::clone(&hub));
         tasks.spawn_until_stop("cluster loop", cluster_loop.run());
-        let images = |contents| {
-            let (hub, cluster) = (Arc::clone(&hub), cluster.clone());
-            Arc::new(Images::new(Arc::clone(&store) as _, cluster, hub, contents))
-        };
-        let shared = Arc::new(Shared {
-            hub: Arc::clone(&hub),
-            store: Arc::clone(&store) as _,
-            cluster: cluster.clone(),
-            everything: images(Contents::Everything),
-            topology: images(Contents::Topology),
-            reads: Semaphore::new(limits::MAX_FEED_READS),
-        });
+        let shared = Shared::new(Arc::clone(&hub), Arc::clone(&store) as _, cluster.clone());
+        let shared = Arc::new(shared);
         Self {
             store,
             hub,
@@ -77,7 +66,7 @@ impl Field {
         }
     }
 
-    async fn write(&self, transaction: Transaction) -> Revision {
+    pub(super) async fn write(&self, transaction: Transaction) -> Revision {
         let deadline = Instant::now() + Duration::from_secs(5);
         match self.store.transact(transaction, deadline).await.unwrap() {
             Outcome::Committed(revision) => revision,
@@ -86,7 +75,7 @@ impl Field {
     }
 
     /// Places tenants `t0…` anew, all as one revision.
-    async fn place_all(&self, count: u64, version: u64) -> Revision {
+    pub(super) async fn place_all(&self, count: u64, version: u64) -> Revision {
         let id = format!("all-{version}");
         let names = (0..count).map(|n| format!("t{n}"));
         let transaction = names.fold(Transaction::new(id, 1), |transaction, name| {
@@ -96,7 +85,7 @@ impl Field {
         self.write(transaction).await
     }
 
-    async fn place(&self, name: &str, version: u64) -> Revision {
+    pub(super) async fn place(&self, name: &str, version: u64) -> Revision {
         let transaction = Transaction::new(format!("{name}-{version}"), 1);
         let key = format!("{}{name}", keyspace::TENANTS);
         self.write(transaction.put(key, placement(name, version)))
@@ -104,13 +93,24 @@ impl Field {
     }
 
     /// Waits until the hub has been told of the revision.
-    async fn told(&self, revision: Revision) {
+    pub(super) async fn told(&self, revision: Revision) {
         let deadline = Instant::now() + Duration::from_secs(5);
         let seen = self.cluster.wait_for(deadline, |s| s.revision >= revision);
         assert!(seen.await);
     }
 
-    fn join(&self, id: &str, last: Option<Revision>, contents: Contents) -> Client {
+    pub(super) fn join(&self, id: &str, last: Option<Revision>, contents: Contents) -> Client {
+        self.join_at(id, last, contents, Revision::default())
+    }
+
+    /// `floor`: no snapshot is older.
+    pub(super) fn join_at(
+        &self,
+        id: &str,
+        last: Option<Revision>,
+        contents: Contents,
+        floor: Revision,
+    ) -> Client {
         let (outbox, inbox) = mpsc::channel(limits::FEED_OUTBOX);
         let (ups, up) = mpsc::channel(64);
         let region = RegionName::new("a").unwrap();
@@ -122,7 +122,7 @@ impl Field {
                 Contents::Everything => &self.shared.everything,
                 Contents::Topology => &self.shared.topology,
             }),
-            floor: Revision::default(),
+            floor,
         };
         let (told, end) = mpsc::channel(1);
         self.tasks.spawn("stream", async move {
@@ -140,27 +140,25 @@ impl Field {
         }
     }
 
-    fn pulse(&self) -> Pulse {
-        Pulse::new(
-            Arc::clone(&self.hub),
-            vec![Arc::clone(&self.shared.everything)],
-        )
+    pub(super) fn pulse(&self) -> Pulse {
+        let shared = Arc::clone(&self.shared);
+        Pulse::new(Arc::clone(&self.hub), move |now| shared.expire(now))
     }
 }
 
 /// A proxy that checks what it gets as a real one does.
-struct Client {
-    inbox: mpsc::Receiver<Bytes>,
-    ups: mpsc::Sender<Result<wire::Up, Status>>,
-    end: mpsc::Receiver<End>,
-    at: Revision,
-    tenants: BTreeMap<String, u64>,
-    snapshots: usize,
+pub(super) struct Client {
+    pub(super) inbox: mpsc::Receiver<Bytes>,
+    pub(super) ups: mpsc::Sender<Result<wire::Up, Status>>,
+    pub(super) end: mpsc::Receiver<End>,
+    pub(super) at: Revision,
+    pub(super) tenants: BTreeMap<String, u64>,
+    pub(super) snapshots: usize,
     chunks: Vec<Bytes>,
 }
 
 impl Client {
-    async fn next(&mut self) -> Option<()> {
+    pub(super) async fn next(&mut self) -> Option<()> {
         let soon = Duration::from_secs(60);
         let message = tokio::time::timeout(soon, self.inbox.recv()).await;
         let message = message.expect("something comes soon")?;
@@ -207,7 +205,7 @@ impl Client {
         }
     }
 
-    async fn reach(&mut self, revision: Revision) {
+    pub(super) async fn reach(&mut self, revision: Revision) {
         while self.at < revision || self.snapshots == 0 {
             self.next().await.expect("the stream goes on");
         }

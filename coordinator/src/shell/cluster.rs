@@ -2,7 +2,9 @@
 //! each new picture, and hands every change to the feed's hub in the order of revisions. One loop;
 //! readers load a snapshot without a lock.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -49,6 +51,7 @@ pub struct Cluster {
     state: Arc<ArcSwap<ClusterState>>,
     changed: watch::Receiver<Revision>,
     hints: mpsc::Sender<Hint>,
+    proxies: Arc<AtomicUsize>,
     violations: Arc<Violations>,
 }
 
@@ -63,6 +66,12 @@ impl Cluster {
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<Revision> {
         self.changed.clone()
+    }
+
+    /// How many proxies are registered.
+    #[must_use]
+    pub fn proxies(&self) -> usize {
+        self.proxies.load(Ordering::Relaxed)
     }
 
     /// Invariants that this node saw violated.
@@ -111,6 +120,8 @@ pub struct ClusterLoop {
     state: Arc<ArcSwap<ClusterState>>,
     changed: watch::Sender<Revision>,
     hints: mpsc::Receiver<Hint>,
+    /// The registered proxies, and their number for readers.
+    proxies: (BTreeSet<ProxyId>, Arc<AtomicUsize>),
     violations: Arc<Violations>,
 }
 
@@ -130,9 +141,11 @@ impl ClusterLoop {
             state: Arc::clone(&state),
             changed: changes,
             hints: hint_sender,
+            proxies: Arc::default(),
             violations: Arc::clone(&violations),
         };
         let current = ClusterState::default();
+        let proxies = (BTreeSet::new(), Arc::clone(&cluster.proxies));
         (
             Self {
                 store,
@@ -142,6 +155,7 @@ impl ClusterLoop {
                 state,
                 changed,
                 hints,
+                proxies,
                 violations,
             },
             cluster,
@@ -176,6 +190,7 @@ impl ClusterLoop {
             leaderless: self.current.leaderless.clone(),
             ..ClusterState::default()
         };
+        let mut proxies = BTreeSet::new();
         self.store.read(&mut |view| {
             fresh.revision = core::current_revision(view)?;
             for prefix in [
@@ -188,11 +203,15 @@ impl ClusterLoop {
                     fresh.take(&key, Some(&row.value));
                 }
             }
+            let rows = metastore::range(view, keyspace::PROXIES, None, usize::MAX)?;
+            proxies = rows.iter().filter_map(|(key, _)| proxy_of(key)).collect();
             Ok(())
         })?;
         self.current = fresh;
+        self.proxies.0 = proxies;
         self.publish();
         self.hub.restart(self.current.revision);
+        self.hub.registered(&self.proxies.0);
         Ok(self.current.revision)
     }
 
@@ -210,15 +229,18 @@ impl ClusterLoop {
 
     fn take_change(&mut self, change: &MetaChange) {
         let changes = feed::translate(&mut self.current, change);
-        self.publish();
-        self.hub.delta(change, changes);
-        for key in change.keys.iter().filter(|key| key.deleted) {
-            if let Some(id) = key.key.strip_prefix(keyspace::PROXIES)
-                && let Ok(id) = ProxyId::new(id)
-            {
-                self.hub.unregistered(&id);
+        for key in &change.keys {
+            match proxy_of(&key.key) {
+                Some(id) if key.deleted => {
+                    self.hub.unregistered(&id);
+                    self.proxies.0.remove(&id);
+                }
+                Some(id) => drop(self.proxies.0.insert(id)),
+                None => {}
             }
         }
+        self.publish();
+        self.hub.delta(change, changes);
     }
 
     fn take_hint(&mut self, hint: Hint) {
@@ -253,7 +275,15 @@ impl ClusterLoop {
         for node in self.current.nodes.values() {
             self.directory.set(node.id, node.rpc_addr.clone());
         }
+        self.proxies
+            .1
+            .store(self.proxies.0.len(), Ordering::Relaxed);
         self.state.store(Arc::new(self.current.clone()));
         self.changed.send_replace(self.current.revision);
     }
+}
+
+/// The proxy that is registered under the key.
+fn proxy_of(key: &str) -> Option<ProxyId> {
+    ProxyId::new(key.strip_prefix(keyspace::PROXIES)?).ok()
 }

@@ -128,12 +128,7 @@ impl Proxies {
     }
 
     fn check_room(&self) -> Result<(), Refusal> {
-        let mut count = 0;
-        let read = self.parts.store.read(&mut |view| {
-            count = metastore::range(view, keyspace::PROXIES, None, limits::MAX_PROXIES)?.len();
-            Ok(())
-        });
-        read.map_err(MetastoreError::from)?;
+        let count = self.parts.cluster.proxies();
         if count < limits::MAX_PROXIES {
             return Ok(());
         }
@@ -306,6 +301,7 @@ mod tests {
     use super::super::cluster::ClusterLoop;
     use super::super::peers::Directory;
     use super::*;
+    use crate::feed::CutOff;
     use crate::metastore::memory::MemoryMetastore;
 
     fn service() -> (Proxies, ClusterLoop) {
@@ -386,9 +382,29 @@ mod tests {
         assert_eq!(gone.code, ErrorCode::NotFound);
     }
 
+    /// The removal may be in a part of the history that this node never saw.
+    #[tokio::test]
+    async fn one_whose_registration_is_gone_when_all_is_read_anew_registers_again() {
+        let (proxies, cluster_loop) = service();
+        let (id, region) = names("known", "a");
+        proxies.register(&id, &region, soon()).await.unwrap();
+        let hub = &proxies.parts.hub;
+        let known = hub.enter(id, region.clone()).unwrap();
+        let (id, _) = names("forgotten", "a");
+        let forgotten = hub.enter(id, region).unwrap();
+        let tasks = maia_common::runtime::Tasks::new();
+        tasks.spawn_until_stop("cluster loop", cluster_loop.run());
+        let cut = forgotten.seat().cut_off();
+        let cut = tokio::time::timeout(Duration::from_secs(5), cut).await;
+        assert_eq!(cut, Ok(CutOff::Removed));
+        assert_eq!(known.seat().cut_off().now_or_never(), None);
+    }
+
     #[tokio::test]
     async fn there_is_an_end_to_new_proxies_but_known_ones_still_come() {
-        let (proxies, _loop) = service();
+        let (proxies, cluster_loop) = service();
+        let tasks = maia_common::runtime::Tasks::new();
+        tasks.spawn_until_stop("cluster loop", cluster_loop.run());
         let (known, region) = names("known", "a");
         proxies.register(&known, &region, soon()).await.unwrap();
         for part in 0..2 {
@@ -399,6 +415,10 @@ mod tests {
             });
             proxies.parts.store.transact(fill, soon()).await.unwrap();
         }
+        let newest = *proxies.parts.store.revisions().borrow();
+        let cluster = &proxies.parts.cluster;
+        assert!(cluster.wait_for(soon(), |s| s.revision >= newest).await);
+        assert_eq!(cluster.proxies(), limits::MAX_PROXIES + 1);
         let (id, _) = names("one-more", "a");
         let refused = proxies.register(&id, &region, soon()).await.unwrap_err();
         assert_eq!(refused.code, ErrorCode::TooManyProxies);

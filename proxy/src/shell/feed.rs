@@ -235,7 +235,8 @@ impl Follower {
         if let Some(committed) = committed_unix_us.filter(|us| *us > 0) {
             self.metrics.apply_seconds.observe(seconds_since(committed));
         }
-        if state.in_force() != before {
+        // A snapshot may be of the very revision that is in force: it is answered, too.
+        if whole || state.in_force() != before {
             let revision = state.in_force().1.get();
             send(up, Kind::Applied(wire::Applied { revision }));
         }

@@ -55,6 +55,15 @@ pub(super) fn events_mark() -> Vec<u8> {
     group_key(ROOT, b"e")
 }
 
+/// The oldest change of the history; 0 when nothing was ever written.
+///
+/// # Errors
+/// [`StateError`] when the view fails.
+pub fn oldest_change(view: &dyn StateView) -> Result<Revision, StateError> {
+    let mark = number_pair(view, StateCf::Marks, &history_mark())?;
+    Ok(Revision::new(mark.map_or(0, |(oldest, _)| oldest)))
+}
+
 /// The revision that the state is at; 0 when nothing was ever written.
 ///
 /// # Errors
