@@ -148,7 +148,7 @@ impl Shown {
 
     fn snapshot_file(&self) -> PathBuf {
         let proxy = self.cluster.region(0).dir.with_file_name("proxy");
-        proxy.join("data").join("placements.snapshot")
+        proxy.join("placements.snapshot")
     }
 
     async fn proxy(&self, report: &mut Report) {
