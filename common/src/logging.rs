@@ -4,7 +4,7 @@
 
 use tracing_subscriber::EnvFilter;
 
-const DEFAULT: &str = "info,openraft=warn,pingora_proxy=off,pingora_core=off";
+const DEFAULT: &str = "info,openraft=error,pingora_proxy=off,pingora_core=off";
 
 /// Starts logging for this process. Called once, by `main`; a second call changes nothing.
 pub fn start() {
