@@ -5,12 +5,45 @@ use comfy_table::Table;
 use crate::load::{Load, Sample};
 use crate::stage::Kind;
 
-/// `maia-proxy ≤ factor × peer`, for a load.
-const TARGETS: [(Load, Kind, f64); 3] = [
-    (Load::Read, Kind::Bare, 1.05),
-    (Load::Misrouted, Kind::Haproxy, 1.0),
-    (Load::MisroutedBody, Kind::Haproxy, 1.0),
+/// `maia-proxy ≤ factor × peer`, for a load; and up to which factor a miss stands accepted in
+/// `docs/misses.md`.
+const TARGETS: [(Load, Kind, f64, f64); 3] = [
+    (Load::Read, Kind::Bare, 1.05, 1.25),
+    (Load::Misrouted, Kind::Haproxy, 1.0, 1.4),
+    (Load::MisroutedBody, Kind::Haproxy, 1.0, 1.0),
 ];
+
+/// What came of a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It holds.
+    Pass,
+    /// It does not, and `docs/misses.md` says by how much and why.
+    Accepted,
+    /// It does not.
+    Miss,
+}
+
+impl Verdict {
+    fn of(seen: f64, factor: f64, accepted: f64) -> Self {
+        if seen <= factor {
+            Verdict::Pass
+        } else if seen <= accepted {
+            Verdict::Accepted
+        } else {
+            Verdict::Miss
+        }
+    }
+
+    /// As it is printed.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Pass => "PASS",
+            Verdict::Accepted => "miss, accepted in docs/misses.md",
+            Verdict::Miss => "MISS",
+        }
+    }
+}
 
 /// One peer under one load, with or without an access log.
 pub struct Cell {
@@ -92,11 +125,11 @@ pub fn table(cells: &[Cell], load: Load, log: bool) -> Table {
     table
 }
 
-/// Each target with what was seen, and whether it holds.
-pub fn verdicts(cells: &[Cell]) -> Vec<(String, bool)> {
+/// Each target with what was seen, and what came of it.
+pub fn verdicts(cells: &[Cell]) -> Vec<(String, Verdict)> {
     let mut verdicts = Vec::new();
     for log in [true, false] {
-        for (load, kind, factor) in TARGETS {
+        for (load, kind, factor, accepted) in TARGETS {
             let of = |kind| find(cells, kind, log, load);
             let (Some(ours), Some(theirs)) = (of(Kind::Maia), of(kind)) else {
                 continue;
@@ -107,7 +140,7 @@ pub fn verdicts(cells: &[Cell]) -> Vec<(String, bool)> {
                 "{}: {seen:.3} × {name}, target ≤ {factor:.2} (access log {log} for all)",
                 load.as_str()
             );
-            verdicts.push((text, seen <= factor));
+            verdicts.push((text, Verdict::of(seen, factor, accepted)));
         }
     }
     verdicts
