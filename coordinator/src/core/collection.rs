@@ -76,18 +76,17 @@ pub fn abandon(tenants: &[(Placement, Revision)], id: &str, now_unix_us: u64) ->
             .delete(keyspace::deletion(&placement.tenant))
             .put_json(keyspace::retired(&placement.tenant), &placement.version);
     }
+    let groups: Vec<String> = counts.keys().map(ToString::to_string).collect();
     for (group, count) in counts {
-        transaction = transaction
-            .add(keyspace::refs(group), -count)
-            .event(&Event {
-                kind: "placements_lost".into(),
-                at_unix_us: now_unix_us,
-                tenant: None,
-                group: Some(group),
-                detail: format!("{count} tenants, with the group's only copy"),
-            });
+        transaction = transaction.add(keyspace::refs(group), -count);
     }
-    transaction
+    transaction.event(&Event {
+        kind: "placements_lost".into(),
+        at_unix_us: now_unix_us,
+        tenant: None,
+        group: None,
+        detail: format!("{} tenants of groups {}", tenants.len(), groups.join(", ")),
+    })
 }
 
 /// The closing groups of which no member has anything left, nor the metastore a tenant. A node that

@@ -333,16 +333,12 @@ pub fn begin_removal(
         .when(keyspace::LAST_GROUP, last_seen)
         .put_json(keyspace::node(node.id), &removing)
         .put_json(keyspace::LAST_GROUP, &last)
-        .event(&event("node_removing", node, now_unix_us));
+        .event(&removing_event(node, &plan.lost, now_unix_us));
     for (group, (record, revision)) in &seen.groups {
         let mut record = record.clone();
         if plan.lost.iter().any(|lost| lost.group == *group) {
             // Nobody can delete the tenants' data first: they go with the group (`collection`).
             record.state = GroupState::Closing;
-            transaction = transaction.event(&Event {
-                group: Some(*group),
-                ..event("group_given_up", node, now_unix_us)
-            });
         } else if plan.groups.iter().any(|loss| loss.group == *group) {
             record.leaving.insert(node.id);
         } else {
@@ -353,6 +349,15 @@ pub fn begin_removal(
             .put_json(keyspace::group(*group), &record);
     }
     transaction
+}
+
+fn removing_event(node: &Node, lost: &[LostGroup], now_unix_us: u64) -> Event {
+    let mut event = event("node_removing", node, now_unix_us);
+    let lost: Vec<String> = lost.iter().map(|lost| lost.group.to_string()).collect();
+    if !lost.is_empty() {
+        event.detail = format!("{}; groups {} are given up", event.detail, lost.join(", "));
+    }
+    event
 }
 
 /// The transaction after which the node is no more, and its id never used again.

@@ -118,8 +118,9 @@ fn running(dir: &Path, cluster: &ClusterFile) -> anyhow::Result<Option<String>> 
         found.map(Process::name).collect::<Vec<_>>()
     };
     let running = named(&[State::Running, State::Stopped]);
+    // An `up` that was cut short before it saw them ready goes on here.
     anyhow::ensure!(
-        running.len() < all.len(),
+        running.len() < all.len() || cluster.making,
         "the cluster in {} runs already: {}; `cluster restart` starts a single node again",
         dir.display(),
         running.join(", ")
