@@ -57,5 +57,6 @@ pub fn placements(tenants: usize) -> Placements {
         builder.insert(placements.key().of(&name(number)), &ENTRY);
     }
     placements.restore(topology(), builder.build(), SystemTime::now());
+    placements.enforce();
     placements
 }

@@ -123,6 +123,9 @@ pub const MAX_LOOKUPS_IN_FLIGHT: usize = 1024;
 pub const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
 /// Lookups that one proxy has under way; requests beyond them get 503.
 pub const MAX_PROXY_LOOKUPS: u32 = 256;
+/// New tenants that one proxy has asked a coordinator to place; apart from lookups, so that made-up
+/// names keep no tenant that exists from being looked up.
+pub const MAX_PROXY_PLACINGS: u32 = 32;
 /// Names without a placement that a proxy remembers which does not hold all tenants: attackers make
 /// names up, and must not drive tenants out.
 pub const MAX_UNPLACED_TENANTS: u64 = 16_384;

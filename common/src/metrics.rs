@@ -51,14 +51,20 @@ metrics! {
         "Since the proxy last heard from a coordinator.";
     PROXY_PLACEMENTS_SOURCE = "maia_proxy_placements_source",
         "1 for where the placements in force came from: none, disk or feed.";
+    PROXY_FEED_LEADERLESS = "maia_proxy_feed_leaderless",
+        "1 while the coordinator that is followed says that it hears no leader of the metastore.";
+    PROXY_FEED_UNREADABLE = "maia_proxy_feed_unreadable_total",
+        "Regions, groups and tenants of the feed that could not be read and count as unusable.";
     PROXY_LOOKUPS = "maia_proxy_lookups_total",
         "Tenants asked for at a coordinator, by outcome: answered or failed.";
+    PROXY_PLACINGS = "maia_proxy_placings_total",
+        "New tenants that a coordinator was to place, by outcome: placed, failed or limited.";
     PROXY_SNAPSHOT_AGE_SECONDS = "maia_proxy_snapshot_age_seconds",
         "Since the proxy's snapshot on disk was written; infinite while there is none.";
     PROXY_SNAPSHOT_ERRORS = "maia_proxy_snapshot_errors_total",
         "Failures to write the proxy's snapshot to disk.";
     PROXY_UPSTREAM_ERRORS = "maia_proxy_upstream_errors_total", "Origin errors by kind.";
-    PROXY_HELD_REQUESTS = "maia_proxy_held_requests", "Requests that wait for a primary now.";
+    PROXY_HELD_REQUESTS = "maia_proxy_held_requests", "Requests that wait for a primary, or for what a coordinator knows of their tenant, now.";
     PROXY_HOLD_SECONDS = "maia_proxy_hold_seconds", "How long held requests waited.";
     PROXY_CONNECTIONS = "maia_proxy_connections", "Connections of clients now.";
     PROXY_CONNECTIONS_REFUSED = "maia_proxy_connections_refused_total",

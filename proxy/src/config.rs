@@ -87,6 +87,8 @@ pub struct Proxy {
     pub write_routing: WriteRouting,
     /// What happens to a write of a tenant without a placement.
     pub unknown_tenant: UnknownTenant,
+    /// How many tenants are placed at their first write in a second; ten times as many at once.
+    pub placings_per_second: u32,
     /// Whether all tenants are held, or those that are asked for.
     pub table: TableMode,
     /// How many are held at most in `on-demand` mode.
@@ -169,6 +171,7 @@ impl Default for Proxy {
         Self {
             write_routing: WriteRouting::Redirect,
             unknown_tenant: UnknownTenant::Reject,
+            placings_per_second: 10,
             table: TableMode::Full,
             table_max_tenants: 1_000_000,
             hold_budget: Duration::from_secs(5),
@@ -214,6 +217,7 @@ pub const KEYS: &[&str] = &[
     "origin.url",
     "proxy.write_routing",
     "proxy.unknown_tenant",
+    "proxy.placings_per_second",
     "proxy.table",
     "proxy.table_max_tenants",
     "proxy.hold_budget",

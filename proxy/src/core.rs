@@ -17,3 +17,4 @@ pub mod fingerprint;
 pub mod redirect;
 pub mod table;
 pub mod tenant;
+pub mod token_bucket;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use maia_common::logging;
 use maia_proxy::config::Config;
-use maia_proxy::shell::server::Server;
+use maia_proxy::shell::server::{Server, StartError};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -52,6 +52,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!(error = %e, "the proxy can't run");
+            if matches!(e, StartError::Folder(_)) {
+                return ExitCode::from(WRONG_CONFIGURATION);
+            }
             ExitCode::FAILURE
         }
     }

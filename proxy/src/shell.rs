@@ -13,6 +13,7 @@ pub mod access_log;
 pub mod admin;
 pub mod disk_snapshot;
 pub mod feed;
+pub mod flights;
 pub mod hold;
 pub mod in_flight;
 pub mod listener;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use maia_common::cluster_key::ClusterKey;
 
-use super::Config;
+use super::{Config, TableMode};
 
 /// Where the origin listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +66,12 @@ pub(super) fn check(config: &Config) -> Result<(), Fault> {
         0,
         1_000_000,
     )?;
+    let placings = u64::from(config.proxy.placings_per_second);
+    within("proxy.placings_per_second", placings, 1, 10_000)?;
+    if config.proxy.table == TableMode::OnDemand && config.proxy.hold_max_requests == 0 {
+        let message = "must be at least 1 with an on-demand table: lookups wait too";
+        return fault("proxy.hold_max_requests", message.into());
+    }
     // The proxy's answer must come before clients' own time-outs of about a minute.
     at_most(
         "proxy.hold_budget",

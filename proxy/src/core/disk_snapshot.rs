@@ -10,8 +10,8 @@
 //! trailer  "maia-end" · crc32c u32 of all before the trailer
 //! ```
 //! Numbers are little-endian. Flags: bit 0 holding, bits 1 and 2 write routing (0 none, 1 redirect,
-//! 2 forward). The format is versioned by its number: a reader refuses what it does not know, since
-//! the feed brings everything anew. Every byte is under a checksum: a file that is damaged, cut or
+//! 2 forward). The format is versioned by its number, and as it is in the golden file: a reader
+//! refuses what it does not know, since the feed brings everything anew. (Format 1 had no `whole`.) Every byte is under a checksum: a file that is damaged, cut or
 //! of another cluster is refused whole.
 
 use maia_common::placement::WriteRouting;
@@ -20,12 +20,12 @@ use maia_common::wire::feed as wire;
 use maia_common::{Generation, GroupId, Revision, Version};
 use prost::Message;
 
-use super::feed::{FeedError, of_topology, put_topology};
+use super::feed::{Unreadable, of_topology, put_topology};
 use super::fingerprint::Fingerprint;
 use super::table::{Builder, Entry, Shard};
 
 /// The format that is written, and the only one that is read.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 8 + 4 + 8 + 8 + 8 + 1 + 8 + 4 + 16 + 32 + CRC_BYTES;
 /// Bytes of the trailer.
@@ -54,9 +54,6 @@ pub enum Refused {
     #[error("{0}")]
     Length(&'static str),
     /// A topology that can't be read.
-    #[error(transparent)]
-    Topology(#[from] FeedError),
-    /// The same, on a lower level.
     #[error("the topology can't be read: {0}")]
     Encoding(#[from] prost::DecodeError),
 }
@@ -171,7 +168,15 @@ pub fn decode_topology(payload: &[u8], header: &Header) -> Result<Topology, Refu
         revision: header.revision,
         ..Topology::default()
     };
-    put_topology(&mut topology, &wire::Changes::decode(payload)?)?;
+    let mut unreadable = Unreadable::default();
+    put_topology(
+        &mut topology,
+        &wire::Changes::decode(payload)?,
+        &mut unreadable,
+    );
+    if unreadable.0 > 0 {
+        return Err(Refused::NotOurs("of a version with other words"));
+    }
     Ok(topology)
 }
 
@@ -267,3 +272,7 @@ impl Reader<'_> {
         u64::from_le_bytes(self.take())
     }
 }
+
+#[cfg(test)]
+#[path = "disk_snapshot_tests.rs"]
+mod tests;

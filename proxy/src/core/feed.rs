@@ -9,10 +9,13 @@
 //!   SnapshotEnd(chunks, tenants)        ─▶ Step::Snapshot: all of it, as one
 //!   Delta(from, revision, changes)      ─▶ Step::Delta, if nothing is missing before it
 //!   Hint(group, term, …)                ─▶ Step::Hint, if its term is news
-//!   Alive(revision)                     ─▶ nothing
+//!   Alive(revision, leaderless)         ─▶ nothing; whether what is in force is current
 //! ```
 //! Invariants: I4 (within a generation neither the revision nor a group's term goes back; an older
 //! snapshot is refused). A gap is an error, after which the shell subscribes anew from nothing.
+//!
+//! What can't be read within a message (a word of a later version) is counted and fails closed for
+//! itself alone (`messages`): the rest comes into force, and no feed stands still for a word.
 //!
 //! Three readings of the protocol, made here: a delta's `from_revision` may be an `Alive` heard on
 //! the way; a hint that names a leader of the very term that was reported lost takes the loss back
@@ -21,7 +24,6 @@
 
 use std::collections::BTreeMap;
 
-use maia_common::ids::NameError;
 use maia_common::topology::{GroupView, Leader, Topology};
 use maia_common::wire::feed as wire;
 use maia_common::{
@@ -36,8 +38,8 @@ mod drains;
 mod messages;
 
 pub use drains::{Drains, Mark};
+pub use messages::{Unreadable, of_topology, tenant_of};
 use messages::{group_of, region_of};
-pub use messages::{of_topology, tenant_of};
 
 /// Why a message can't be taken. The stream it came on is of no more use.
 #[derive(Debug, thiserror::Error)]
@@ -67,14 +69,9 @@ pub enum FeedError {
     /// A message out of its order.
     #[error("{0}")]
     Order(&'static str),
-    /// A message that can't be read.
-    #[error("{what} can't be read: {why}")]
-    Malformed {
-        /// Which part.
-        what: &'static str,
-        /// Why.
-        why: String,
-    },
+    /// A chunk that can't be read.
+    #[error("a snapshot chunk can't be read: {0}")]
+    Malformed(#[from] prost::DecodeError),
 }
 
 impl FeedError {
@@ -85,17 +82,8 @@ impl FeedError {
             FeedError::Gap { .. }
             | FeedError::Checksum { .. }
             | FeedError::Order(_)
-            | FeedError::Malformed { .. } => true,
+            | FeedError::Malformed(_) => true,
             FeedError::Behind { .. } => false,
-        }
-    }
-}
-
-impl From<NameError> for FeedError {
-    fn from(error: NameError) -> Self {
-        FeedError::Malformed {
-            what: error.kind,
-            why: error.to_string(),
         }
     }
 }
@@ -130,6 +118,8 @@ struct Loading {
     chunks: u64,
     topology: Topology,
     tenants: Builder,
+    /// Tenants that could not be read: they count for the snapshot's total.
+    left_out: u64,
     held: BTreeMap<TenantId, Version>,
 }
 
@@ -142,6 +132,15 @@ pub struct FeedState {
     synced: bool,
     /// The newest revision that the coordinator of this stream said it had reached.
     heard: Revision,
+    /// The same, but nothing where it has not said so on this stream.
+    reached: Option<Revision>,
+    /// Whether it said last that it hears no leader of the metastore.
+    leaderless: bool,
+    /// See [`FeedState::is_current`].
+    current: bool,
+    /// See [`FeedState::is_caught_up`].
+    caught_up: bool,
+    unreadable: Unreadable,
     loading: Option<Loading>,
     drains: Drains,
 }
@@ -155,6 +154,11 @@ impl FeedState {
             topology: Topology::default(),
             synced: false,
             heard: Revision::default(),
+            reached: None,
+            leaderless: false,
+            current: false,
+            caught_up: false,
+            unreadable: Unreadable::default(),
             loading: None,
             drains: Drains::default(),
         }
@@ -189,11 +193,38 @@ impl FeedState {
         self.loading.is_some()
     }
 
+    /// Whether the coordinator of this stream hears no leader of the metastore.
+    #[must_use]
+    pub fn is_leaderless(&self) -> bool {
+        self.leaderless
+    }
+
+    /// Whether the coordinator of this stream vouches for what is in force: it brought all of it,
+    /// or said that it has reached nothing newer while it heard the metastore's leader.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.current
+    }
+
+    /// Whether the coordinator of this stream has brought what it had when the stream began: a
+    /// snapshot is in force, or what is told of once that is done.
+    #[must_use]
+    pub fn is_caught_up(&self) -> bool {
+        self.caught_up
+    }
+
+    /// How many regions, groups and tenants could not be read since this was last asked.
+    pub fn unreadable(&mut self) -> u64 {
+        std::mem::take(&mut self.unreadable).0
+    }
+
     /// A new stream begins. What comes into force with it.
     pub fn begin_stream(&mut self) -> Step {
         self.loading = None;
         self.drains.say_again();
         self.heard = self.topology.revision;
+        self.reached = None;
+        (self.leaderless, self.current, self.caught_up) = (false, false, false);
         for group in self.topology.groups.values_mut() {
             group.leaderless_since = None;
         }
@@ -216,12 +247,22 @@ impl FeedState {
             Some(Kind::SnapshotChunk(chunk)) => self.chunk(&chunk),
             Some(Kind::SnapshotEnd(end)) => self.end(&end),
             Some(Kind::Delta(delta)) => self.delta(delta),
-            Some(Kind::Hint(hint)) => self.hint(hint),
+            Some(Kind::Hint(hint)) => Ok(self.hint(hint)),
             Some(Kind::Alive(alive)) => {
-                self.heard = self.heard.max(Revision::new(alive.revision));
+                self.alive(alive);
                 Ok(Step::Nothing)
             }
         }
+    }
+
+    fn alive(&mut self, alive: wire::Alive) {
+        let revision = Revision::new(alive.revision);
+        self.heard = self.heard.max(revision);
+        self.reached = self.reached.max(Some(revision));
+        self.leaderless = alive.leaderless;
+        let newest = self.synced && self.loading.is_none() && revision == self.topology.revision;
+        self.caught_up |= newest;
+        self.current = newest && !alive.leaderless;
     }
 
     fn start(&mut self, start: &wire::SnapshotStart) -> Result<Step, FeedError> {
@@ -241,6 +282,7 @@ impl FeedState {
             chunks: 0,
             topology: Topology::default(),
             tenants: Builder::new(start.tenants as usize),
+            left_out: 0,
             held: BTreeMap::new(),
         });
         Ok(Step::Nothing)
@@ -259,14 +301,13 @@ impl FeedState {
                 sequence: chunk.sequence,
             });
         }
-        let changes =
-            wire::Changes::decode(chunk.changes.clone()).map_err(|e| FeedError::Malformed {
-                what: "snapshot chunk",
-                why: e.to_string(),
-            })?;
-        put_topology(&mut loading.topology, &changes)?;
+        let changes = wire::Changes::decode(chunk.changes.clone())?;
+        put_topology(&mut loading.topology, &changes, &mut self.unreadable);
         for tenant in changes.tenants {
-            let (tenant, entry) = tenant_of(&tenant)?;
+            let Some((tenant, entry)) = tenant_of(&tenant, &mut self.unreadable) else {
+                loading.left_out += 1;
+                continue;
+            };
             loading.tenants.insert(self.key.of_tenant(&tenant), &entry);
             if entry.holding && loading.held.len() < limits::MAX_FEED_DRAINED {
                 loading.held.insert(tenant, entry.version);
@@ -282,7 +323,8 @@ impl FeedState {
             .take()
             .ok_or(FeedError::Order("a snapshot end before its start"))?;
         let tenants = loading.tenants.build();
-        if end.chunks != loading.chunks || end.tenants != tenants.len() as u64 {
+        let told = tenants.len() as u64 + loading.left_out;
+        if end.chunks != loading.chunks || end.tenants != told {
             return Err(FeedError::Order("a snapshot that lacks chunks or tenants"));
         }
         let mut topology = loading.topology;
@@ -299,6 +341,7 @@ impl FeedState {
         self.heard = topology.revision;
         self.topology = topology.clone();
         self.synced = true;
+        (self.current, self.caught_up) = (!self.leaderless, true);
         Ok(Step::Snapshot { topology, tenants })
     }
 
@@ -320,24 +363,32 @@ impl FeedState {
         }
         let changes = delta.changes.unwrap_or_default();
         let mut topology = self.topology.clone();
-        put_topology(&mut topology, &changes)?;
+        put_topology(&mut topology, &changes, &mut self.unreadable);
         topology.revision = revision;
-        remove_topology(&mut topology, &changes)?;
+        remove_topology(&mut topology, &changes);
         let mut tenants = Vec::with_capacity(changes.tenants.len() + changes.removed_tenants.len());
         for tenant in changes.tenants {
-            let (tenant, entry) = tenant_of(&tenant)?;
+            let Some((tenant, entry)) = tenant_of(&tenant, &mut self.unreadable) else {
+                continue;
+            };
             let print = self.key.of_tenant(&tenant);
             let held = entry.holding.then_some(entry.version);
             self.drains.take(&tenant, print, held);
             tenants.push((print, Some(entry)));
         }
         for tenant in changes.removed_tenants {
-            let tenant = TenantId::new(tenant)?;
+            let Ok(tenant) = TenantId::new(tenant) else {
+                continue; // never known here
+            };
             let print = self.key.of_tenant(&tenant);
             self.drains.take(&tenant, print, None);
             tenants.push((print, None));
         }
         self.topology = topology.clone();
+        // One of many that catch up, as long as the coordinator has not said how far it is.
+        let newest = self.reached.is_some_and(|reached| reached <= revision);
+        self.caught_up |= newest;
+        self.current = newest && !self.leaderless;
         Ok(Step::Delta {
             topology,
             tenants,
@@ -345,33 +396,35 @@ impl FeedState {
         })
     }
 
-    fn hint(&mut self, hint: wire::Hint) -> Result<Step, FeedError> {
+    fn hint(&mut self, hint: wire::Hint) -> Step {
+        // A stream that catches up is told of no leaders.
+        self.caught_up |= self.synced && self.loading.is_none();
         if Generation::new(hint.generation) != self.topology.generation {
-            return Ok(Step::Nothing); // of another history
+            return Step::Nothing; // of another history
         }
         let Some(group) = self.topology.groups.get_mut(&GroupId::new(hint.group)) else {
-            return Ok(Step::Nothing); // its record will come, and names the leader
+            return Step::Nothing; // its record will come, and names the leader
         };
         let before = group.clone();
         let term = Term::new(hint.term);
-        if hint.leaderless {
-            group.leaderless_since = group.leaderless_since.max(Some(term));
-        } else {
-            let leader = Leader {
-                term,
-                node: NodeId::new(hint.node),
-                region: RegionName::new(hint.region)?,
-            };
-            group.offer(leader);
-            if group.leaderless_since == Some(term) {
-                group.leaderless_since = None;
+        let region = RegionName::new(hint.region).ok();
+        self.unreadable.0 += u64::from(region.is_none() && !hint.leaderless);
+        // A leader in a place that can't be read is as good as none.
+        match region.filter(|_| !hint.leaderless) {
+            None => group.leaderless_since = group.leaderless_since.max(Some(term)),
+            Some(region) => {
+                let node = NodeId::new(hint.node);
+                group.offer(Leader { term, node, region });
+                if group.leaderless_since == Some(term) {
+                    group.leaderless_since = None;
+                }
             }
         }
-        Ok(if *group == before {
+        if *group == before {
             Step::Nothing
         } else {
             Step::Hint(self.topology.clone())
-        })
+        }
     }
 }
 
@@ -389,18 +442,20 @@ fn keep_newer_leaders(
     }
 }
 
-/// Lays regions and groups of a message over the topology.
-///
-/// # Errors
-/// [`FeedError`]: a part of it that can't be read.
-pub fn put_topology(topology: &mut Topology, changes: &wire::Changes) -> Result<(), FeedError> {
+/// Lays regions and groups of a message over the topology. A region that can't be read counts as
+/// down, a group as none: its tenants get `region_unavailable`.
+pub fn put_topology(topology: &mut Topology, changes: &wire::Changes, unreadable: &mut Unreadable) {
     for region in &changes.regions {
-        let region = region_of(region)?;
-        topology.regions.insert(region.name.clone(), region);
+        if let Some(region) = region_of(region, unreadable) {
+            topology.regions.insert(region.name.clone(), region);
+        }
     }
     for group in &changes.groups {
-        let mut view = group_of(group)?;
         let id = GroupId::new(group.group);
+        let Some(mut view) = group_of(group, unreadable) else {
+            topology.groups.remove(&id);
+            continue;
+        };
         if let Some(known) = topology.groups.get(&id) {
             if let Some(leader) = known.leader.clone() {
                 view.offer(leader);
@@ -409,17 +464,17 @@ pub fn put_topology(topology: &mut Topology, changes: &wire::Changes) -> Result<
         }
         topology.groups.insert(id, view);
     }
-    Ok(())
 }
 
-fn remove_topology(topology: &mut Topology, changes: &wire::Changes) -> Result<(), FeedError> {
+fn remove_topology(topology: &mut Topology, changes: &wire::Changes) {
     for region in &changes.removed_regions {
-        topology.regions.remove(&RegionName::new(region.as_str())?);
+        if let Ok(name) = RegionName::new(region.as_str()) {
+            topology.regions.remove(&name);
+        }
     }
     for group in &changes.removed_groups {
         topology.groups.remove(&GroupId::new(*group));
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use wire::down::Kind;
 
 use super::*;
+use maia_common::topology::RegionState;
 
 fn down(kind: Kind) -> wire::Down {
     wire::Down { kind: Some(kind) }
@@ -278,6 +279,71 @@ fn hints_of_other_histories_and_groups_change_nothing() {
         Ok(Step::Nothing)
     ));
     assert_eq!(leader(&state), Some((3, "a".into())));
+}
+
+fn alive(revision: u64, leaderless: bool) -> wire::Down {
+    down(Kind::Alive(wire::Alive {
+        revision,
+        leaderless,
+    }))
+}
+
+#[test]
+fn what_is_in_force_is_current_only_where_the_coordinator_says_so() {
+    let mut state = FeedState::restored(FingerprintKey::new(&[5; 16]), synced(5).topology);
+    state.begin_stream();
+    let now = |state: &FeedState| (state.is_current(), state.is_caught_up());
+    state.take(delta(5, 7, first())).unwrap();
+    assert_eq!(now(&state), (false, false), "one of many that catch up");
+    state.take(alive(9, false)).unwrap();
+    assert_eq!(now(&state), (false, false), "it has more");
+    state.take(delta(7, 8, first())).unwrap();
+    assert_eq!(now(&state), (false, false));
+    state.take(delta(8, 9, first())).unwrap();
+    assert_eq!(now(&state), (true, true));
+    state.take(alive(9, true)).unwrap();
+    assert_eq!((state.is_current(), state.is_leaderless()), (false, true));
+    state.take(alive(9, false)).unwrap();
+    assert!(state.is_current() && !state.is_leaderless());
+    state.begin_stream();
+    assert_eq!(now(&state), (false, false), "another coordinator");
+    state.take(hint(1, 9, "b", false)).unwrap();
+    assert_eq!(now(&state), (false, true), "leaders come after all else");
+}
+
+#[test]
+fn what_cannot_be_read_is_unusable_for_itself_alone() {
+    let mut changes = first();
+    changes.regions[1].state = "resting".into();
+    let mut unknown_mode = group(2, None);
+    unknown_mode.mode = "erasure-coded".into();
+    changes.groups.push(unknown_mode);
+    let mut routed = tenant("routed", 1);
+    routed.write_routing = "teleport".into();
+    changes.tenants.extend([routed, tenant("No Name!", 1)]);
+    let mut state = nothing();
+    let [start, chunk, end] = snapshot(1, 5, &changes);
+    for message in [start, chunk] {
+        state.take(message).unwrap();
+    }
+    let Ok(Step::Snapshot { topology, tenants }) = state.take(end) else {
+        panic!("a snapshot");
+    };
+    let b = RegionName::new("b").unwrap();
+    assert_eq!(topology.regions[&b].state, RegionState::Down);
+    assert!(!topology.groups.contains_key(&GroupId::new(2)));
+    let routed = tenants.lookup(state.key.of("routed")).unwrap();
+    assert_eq!((tenants.len(), routed.write_routing), (2, None));
+    assert_eq!((state.unreadable(), state.unreadable()), (4, 0));
+    let mut later = group(1, None);
+    later.mode = "erasure-coded".into();
+    let changes = wire::Changes {
+        groups: vec![later],
+        ..Default::default()
+    };
+    state.take(delta(5, 6, changes)).unwrap();
+    assert!(state.topology.groups.is_empty(), "not as it was before");
+    assert_eq!(state.in_force().1.get(), 6);
 }
 
 proptest! {

@@ -7,7 +7,7 @@
 //! not have the key can't find two names that meet, neither to be taken for another tenant nor to
 //! pile tenants up in one place of the table. The key is the system's randomness, one per proxy,
 //! and leaves it only into the snapshot on disk (mode 0600). The odds that any two of n tenants
-//! meet are n²/2^129: 10^-26 for ten million.
+//! meet are n²/2^129: 10^-25 for ten million.
 
 use maia_common::TenantId;
 use siphasher::sip128::SipHasher13;

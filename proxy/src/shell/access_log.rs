@@ -51,6 +51,9 @@ pub struct Line<'r> {
 #[derive(Default)]
 struct Shared {
     buffer: Mutex<Vec<u8>>,
+    /// Held from taking lines out of the buffer until they are written, so that the end of the log
+    /// waits for what is on its way.
+    writing: Mutex<()>,
     /// There is enough to write out.
     enough: Condvar,
 }
@@ -92,6 +95,7 @@ impl AccessLog {
 
     /// Writes out what has gathered, at the end.
     pub fn flush(&self) {
+        let _writing = self.writing();
         let lines = std::mem::take(&mut *self.lock());
         self.write(&lines);
     }
@@ -106,10 +110,11 @@ impl AccessLog {
                 .shared
                 .enough
                 .wait_timeout_while(self.lock(), FLUSH_EVERY, few);
-            let (mut buffer, _) = waited.unwrap_or_else(PoisonError::into_inner);
-            std::mem::swap(&mut *buffer, &mut lines);
-            drop(buffer);
+            drop(waited);
+            let writing = self.writing();
+            std::mem::swap(&mut *self.lock(), &mut lines);
             self.write(&lines);
+            drop(writing);
             lines.clear();
         }
     }
@@ -117,6 +122,11 @@ impl AccessLog {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
         let buffer = self.shared.buffer.lock();
         buffer.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writing(&self) -> std::sync::MutexGuard<'_, ()> {
+        let writing = self.shared.writing.lock();
+        writing.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self, lines: &[u8]) {

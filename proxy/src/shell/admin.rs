@@ -18,7 +18,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 use serde_json::{Value, json};
 
-use crate::core::classify::classify;
+use crate::core::classify::{Class, classify};
 use crate::core::decide::{Decision, Facts};
 use crate::core::redirect;
 use crate::core::table::Entry;
@@ -49,6 +49,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// What has to hold.
     pub readiness: Arc<Readiness>,
+    /// Whether a write places a tenant that has no placement.
+    pub places: bool,
 }
 
 /// Not pingora's `ServeHttp`: that forgets the connection's guard after the first request.
@@ -111,7 +113,7 @@ impl Admin {
 
     fn ready(&self) -> Response<Vec<u8>> {
         let latches = [
-            ("placements_known", self.placements.topology().is_some()),
+            ("placements_known", self.placements.is_ready()),
             (
                 "listeners",
                 self.readiness.listeners.load(Ordering::Relaxed),
@@ -130,6 +132,7 @@ impl Admin {
             "ready": ready,
             "latches": latches,
             "feed_connected": self.readiness.feed_connected.load(Ordering::Relaxed),
+            "feed_leaderless": self.placements.is_leaderless(),
             "placements": self.placements.source().as_str(),
             "placement_age_ms": self.age_ms(),
             "snapshot_age_ms": self.placements.saved_age().map(|age| age.as_millis() as u64),
@@ -183,6 +186,11 @@ impl Admin {
             let body = json!({"decision": "lookup", "reason": reason, "facts": facts});
             return (StatusCode::OK, body);
         };
+        if self.places && class == Class::Write && known == Known::Unplaced {
+            let reason = "the tenant has no placement: a write asks a coordinator to place it";
+            let body = json!({"decision": "place", "reason": reason, "facts": facts});
+            return (StatusCode::OK, body);
+        }
         (StatusCode::OK, explained(&decision, &path, facts))
     }
 }

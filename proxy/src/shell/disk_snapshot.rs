@@ -1,14 +1,19 @@
 //! The snapshot on disk: written beside the requests, read once at the start. Its format is
 //! `core/disk_snapshot`'s.
 //!
-//! Written to a temporary file, synced, renamed over the old one, and the folder synced: a crash at
-//! any moment leaves the old file or the new one. A file that is refused is set aside under
-//! another name for a person to look at, and the feed brings everything anew.
+//! Written to a temporary file of a name of its own, synced, renamed over the old one, and the
+//! folder synced: a crash at any moment leaves the old file or the new one. What a crash left of a
+//! temporary one goes at the next start. A file that is damaged is set aside under another name for
+//! a person to look at; one that only does not fit (another cluster key, another `proxy.table`,
+//! another format) stays until the next save, since the configuration may be what is wrong. The
+//! feed brings everything anew in either case. One process uses a folder: see
+//! [`DiskSnapshot::lock`].
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use maia_common::topology::Topology;
@@ -23,8 +28,10 @@ use crate::core::table::{Builder, Table};
 
 /// Within the proxy's folder.
 const NAME: &str = "placements.snapshot";
-/// Where it is written before it takes the name.
+/// How the names begin under which it is written before it takes its own.
 const TEMPORARY: &str = "placements.snapshot.tmp";
+/// Held by the process that uses the folder.
+const LOCK: &str = "proxy.lock";
 /// Where a refused one goes.
 const ASIDE: &str = "placements.snapshot.refused";
 
@@ -37,6 +44,16 @@ pub enum LoadError {
     /// Its content.
     #[error(transparent)]
     Refused(#[from] Refused),
+}
+
+impl LoadError {
+    /// Whether the file is not what was once written: no configuration will make it good again.
+    fn is_damage(&self) -> bool {
+        match self {
+            LoadError::Read(error) => error.kind() == ErrorKind::UnexpectedEof,
+            LoadError::Refused(refused) => !matches!(refused, Refused::NotOurs(_)),
+        }
+    }
 }
 
 /// What a snapshot on disk held.
@@ -70,14 +87,43 @@ impl DiskSnapshot {
         }
     }
 
+    /// Takes the folder for this process until the file that is returned is dropped; makes it where
+    /// it is not there yet. Two processes would overwrite each other's snapshot, under different
+    /// keys.
+    ///
+    /// # Errors
+    /// [`TryLockError::WouldBlock`]: another process has it. Else what the file system says.
+    pub fn lock(&self) -> Result<File, TryLockError> {
+        let mut options = OpenOptions::new();
+        let options = options.create(true).truncate(false).write(true);
+        let lock = std::fs::create_dir_all(&self.folder)
+            .and_then(|()| options.mode(0o600).open(self.folder.join(LOCK)))
+            .map_err(TryLockError::Error)?;
+        lock.try_lock()?;
+        self.tidy();
+        Ok(lock)
+    }
+
+    /// Removes what crashes left.
+    fn tidy(&self) {
+        let Ok(entries) = std::fs::read_dir(&self.folder) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+                let _kept = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
     /// What was saved last; `None` where there is nothing, or nothing that can be trusted. The
-    /// latter is set aside, and said in the log.
+    /// latter is said in the log, and what is damaged is set aside.
     #[must_use]
     pub fn load(&self) -> Option<Loaded> {
         let path = self.folder.join(NAME);
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(e) if e.kind() == ErrorKind::NotFound => return None,
             Err(e) => {
                 tracing::warn!(path = %path.display(), error = %e, "the snapshot on disk can't be opened");
                 return None;
@@ -87,11 +133,12 @@ impl DiskSnapshot {
             Ok(loaded) => Some(loaded),
             Err(error) => {
                 let aside = self.folder.join(ASIDE);
-                let kept = std::fs::rename(&path, &aside);
+                let damaged = error.is_damage();
+                let set_aside = damaged && std::fs::rename(&path, &aside).is_ok();
                 tracing::warn!(
                     path = %path.display(),
                     aside = %aside.display(),
-                    kept = kept.is_ok(),
+                    set_aside,
                     %error,
                     "the snapshot on disk is refused: placements will come from the feed"
                 );
@@ -149,15 +196,37 @@ impl DiskSnapshot {
         topology: &Topology,
         tenants: &Table,
     ) -> std::io::Result<SystemTime> {
+        static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
         std::fs::create_dir_all(&self.folder)?;
-        let temporary = self.folder.join(TEMPORARY);
-        // It holds the fingerprints' key: for the owner alone.
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
+        let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
+        let temporary = format!("{TEMPORARY}.{}.{attempt}", std::process::id());
+        let temporary = self.folder.join(temporary);
+        // It holds the fingerprints' key: for the owner alone, so nobody else may have made it.
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600);
+        let file = file.open(&temporary)?;
+        let written = self.write(file, key, topology, tenants);
+        let saved = written.and_then(|saved| {
+            std::fs::rename(&temporary, self.folder.join(NAME))?;
+            Ok(saved)
+        });
+        if saved.is_err() {
+            // A disk that is full would stay so.
+            let _left = std::fs::remove_file(&temporary);
+        }
+        let saved = saved?;
+        File::open(&self.folder)?.sync_all()?;
+        Ok(saved)
+    }
+
+    /// Writes and syncs; returns when it was.
+    fn write(
+        &self,
+        file: File,
+        key: &FingerprintKey,
+        topology: &Topology,
+        tenants: &Table,
+    ) -> std::io::Result<SystemTime> {
         let mut file = Checked {
             file: BufWriter::with_capacity(1 << 20, file),
             crc: 0,
@@ -186,8 +255,6 @@ impl DiskSnapshot {
         file.put(&trailer)?;
         let file = file.file.into_inner().map_err(std::io::Error::from)?;
         file.sync_all()?;
-        std::fs::rename(&temporary, self.folder.join(NAME))?;
-        File::open(&self.folder)?.sync_all()?;
         Ok(now)
     }
 }

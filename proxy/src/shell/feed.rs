@@ -6,6 +6,10 @@
 //!    ▲                                   │ error, or 3 s of silence (Alive comes each second)
 //!    └── the next coordinator ◀──────────┘ after all have failed: backoff with jitter
 //! ```
+//! A stream counts as a failure too unless it lived some seconds and its coordinator vouched for
+//! what is in force. What was loaded from disk comes into force once a coordinator has brought it
+//! up to date, or every one has failed, or none has said anything within a second.
+//!
 //! Without a feed the proxy goes on with what it knows (perhaps from disk), and says how old that
 //! is.
 
@@ -18,7 +22,7 @@ use maia_common::limits;
 use maia_common::runtime::Backoff;
 use maia_common::topology::Topology;
 use maia_common::wire::feed::{
-    self as wire, down::Kind as Down, drained::What as Drained, feed_client::FeedClient, up::Kind,
+    self as wire, drained::What as Drained, feed_client::FeedClient, up::Kind,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -35,6 +39,12 @@ const FORMAT: u32 = 1;
 /// A coordinator says something at least each second.
 const SILENCE: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long what was loaded from disk waits for a coordinator's first message, from the start.
+const FIRST_MESSAGE: Duration = Duration::from_secs(1);
+/// How long it waits for one that has said something to bring what it has, from the start.
+const CAUGHT_UP: Duration = Duration::from_secs(3);
+/// A stream that lived so long and vouched for what is in force is worth another at once.
+const WELL_AFTER: Duration = Duration::from_secs(5);
 /// How often it is looked whether the writes before a hold are through, while one waits.
 const DRAIN_POLL: Duration = Duration::from_millis(2);
 /// Acknowledgements on their way up; more are left out, since the newest one stands for all.
@@ -75,67 +85,125 @@ pub struct Follower {
     pub connected: Arc<AtomicBool>,
 }
 
+/// What is carried from one stream to the next.
+struct Course {
+    state: FeedState,
+    /// The next subscription asks for a snapshot.
+    resync: bool,
+    /// When a snapshot came into force whose memory is yet to be given back.
+    loaded: Option<Instant>,
+    /// When the stream of now began, and whether its coordinator vouched for what is in force.
+    begun: Option<Instant>,
+    vouched: bool,
+}
+
+impl Course {
+    /// A stream that did what it is for. One that was only just there is no better than none:
+    /// whoever ended it (another proxy of this id, a proxy too slow for its snapshot) does so again.
+    fn was_well(&self) -> bool {
+        self.vouched && self.begun.is_some_and(|at| at.elapsed() >= WELL_AFTER)
+    }
+}
+
 impl Follower {
     /// Follows until it is dropped.
     pub async fn run(self) {
-        let mut state = self.begin();
+        tokio::join!(self.follow_all(), self.wait_no_longer());
+    }
+
+    /// What was loaded from disk comes into force, whatever coordinators do.
+    async fn wait_no_longer(&self) {
+        tokio::time::sleep(FIRST_MESSAGE).await;
+        if self.connected.load(Ordering::Relaxed) {
+            tokio::time::sleep(CAUGHT_UP - FIRST_MESSAGE).await;
+        }
+        self.enforce("no coordinator has brought anything newer in time");
+    }
+
+    fn enforce(&self, why: &'static str) {
+        if self.placements.enforce() {
+            let (generation, revision) = self.placements.in_force();
+            let age_ms = self
+                .placements
+                .saved_age()
+                .map(|age| age.as_millis() as u64);
+            tracing::info!(%generation, %revision, age_ms, why, "placements from disk are in force");
+        }
+    }
+
+    async fn follow_all(&self) {
+        let mut course = Course {
+            state: self.begin(),
+            resync: false,
+            loaded: None,
+            begun: None,
+            vouched: false,
+        };
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-        let mut resync = false;
-        let mut failures_in_a_row = 0;
+        // A snapshot for each: what breaks it does so again, at a thousand proxies at once.
+        let mut resyncs = Backoff::new(Duration::from_millis(50), Duration::from_secs(120));
+        let (mut failures_in_a_row, mut lost_in_all) = (0, 0);
         for coordinator in self.coordinators.iter().cycle() {
-            let mut heard = false;
-            let lost = self
-                .follow(coordinator, &mut state, resync, &mut heard)
-                .await;
+            (course.begun, course.vouched) = (None, false);
+            let lost = match self.subscribe(coordinator, &mut course).await {
+                Ok(never) => match never {},
+                Err(lost) => lost,
+            };
             self.connected.store(false, Ordering::Relaxed);
+            self.placements.set_leaderless(false);
             self.lookups.follow(None);
-            if heard || failures_in_a_row == 0 {
+            if course.begun.is_some() || failures_in_a_row == 0 {
                 tracing::warn!(coordinator, reason = %lost, "the feed of a coordinator is lost");
             } else {
                 tracing::debug!(coordinator, reason = %lost, "no feed from a coordinator");
             }
-            resync = matches!(&lost, Lost::Feed(e) if e.needs_resync());
-            if heard && !resync {
+            lost_in_all += 1;
+            if lost_in_all == self.coordinators.len() {
+                self.enforce("every coordinator has failed");
+            }
+            course.resync = matches!(&lost, Lost::Feed(e) if e.needs_resync());
+            let well = course.was_well();
+            if well {
                 backoff.reset();
+                resyncs.reset();
                 failures_in_a_row = 0;
-                continue; // it was well a moment ago: the next one at once
+            } else {
+                failures_in_a_row += 1;
             }
-            failures_in_a_row += 1;
-            if failures_in_a_row >= self.coordinators.len() || resync {
-                tokio::time::sleep(backoff.next(fastrand::f64())).await;
-            }
+            let wait = if course.resync {
+                resyncs.next(fastrand::f64())
+            } else if failures_in_a_row >= self.coordinators.len() {
+                backoff.next(fastrand::f64())
+            } else {
+                Duration::ZERO // the next one at once
+            };
+            self.tidy(&mut course);
+            tokio::time::sleep(wait).await;
         }
     }
 
     /// Nothing heard yet, or as it was saved.
     fn begin(&self) -> FeedState {
         let key = self.placements.key().clone();
-        match self.placements.topology() {
+        match self.placements.known() {
             Some(topology) => FeedState::restored(key, Topology::clone(&topology)),
             None => FeedState::new(key),
         }
     }
 
-    /// Follows one coordinator until it is lost. `heard`: it sent anything at all.
-    async fn follow(
-        &self,
-        coordinator: &str,
-        state: &mut FeedState,
-        resync: bool,
-        heard: &mut bool,
-    ) -> Lost {
-        match self.subscribe(coordinator, state, resync, heard).await {
-            Ok(never) => match never {},
-            Err(lost) => lost,
+    /// Frees what was replaced, with or without a feed.
+    fn tidy(&self, course: &mut Course) {
+        self.placements.sweep();
+        let given_back = |at: &mut Instant| at.elapsed() > memory::GIVE_BACK_AFTER;
+        if course.loaded.take_if(given_back).is_some() {
+            memory::give_back();
         }
     }
 
     async fn subscribe(
         &self,
         coordinator: &str,
-        state: &mut FeedState,
-        resync: bool,
-        heard: &mut bool,
+        course: &mut Course,
     ) -> Result<std::convert::Infallible, Lost> {
         let channel = Endpoint::from_shared(format!("http://{coordinator}"))?
             .connect_timeout(CONNECT_TIMEOUT)
@@ -145,39 +213,33 @@ impl Follower {
         let mut client = FeedClient::with_interceptor(channel, self.key.clone())
             .max_decoding_message_size(limits::MAX_RPC_BYTES);
         let (up, queue) = mpsc::channel(ACK_QUEUE);
-        send(&up, Kind::Hello(self.hello(state, resync)));
+        send(&up, Kind::Hello(self.hello(course)));
         let subscribed = client.subscribe(ReceiverStream::new(queue));
         let subscribed = tokio::time::timeout(SILENCE, subscribed).await;
         let mut stream = subscribed.map_err(|_| Lost::Silent)??.into_inner();
         tracing::info!(coordinator, "following the feed of a coordinator");
-        let mut begun = false;
-        let mut loaded: Option<Instant> = None;
         let mut silent_at = tokio::time::Instant::now() + SILENCE;
         loop {
             let message = tokio::select! {
                 message = tokio::time::timeout_at(silent_at, stream.message()) => message,
-                () = tokio::time::sleep(DRAIN_POLL), if state.drains().is_waiting() => {
-                    self.say_drained(state, &up);
+                () = tokio::time::sleep(DRAIN_POLL), if course.state.drains().is_waiting() => {
+                    self.say_drained(&mut course.state, &up);
                     continue;
                 }
             };
             let message = message.map_err(|_| Lost::Silent)??.ok_or(Lost::Ended)?;
-            silent_at = tokio::time::Instant::now() + SILENCE;
-            self.placements.heard();
-            *heard = true;
-            if !begun {
-                begun = true;
+            if course.begun.is_none() {
+                course.begun = Some(Instant::now());
                 self.connected.store(true, Ordering::Relaxed);
+                self.placements.met();
                 self.lookups.follow(Some(client.clone()));
-                self.placements.put(state.begin_stream()).await;
+                self.placements.put(course.state.begin_stream()).await;
+                say_applied(&course.state, &up);
             }
-            if self.take(state, message, &up).await? {
-                loaded = Some(Instant::now());
-            }
-            if loaded.is_some_and(|at| at.elapsed() > memory::GIVE_BACK_AFTER) {
-                loaded = None;
-                memory::give_back();
-            }
+            self.take(course, message, &up).await?;
+            // What it took to take it in was not the coordinator's silence.
+            silent_at = tokio::time::Instant::now() + SILENCE;
+            self.tidy(course);
         }
     }
 
@@ -193,29 +255,29 @@ impl Follower {
         );
     }
 
-    fn hello(&self, state: &FeedState, resync: bool) -> wire::Hello {
-        let (generation, revision) = state.in_force();
+    fn hello(&self, course: &Course) -> wire::Hello {
+        let (generation, revision) = course.state.in_force();
         wire::Hello {
             format: FORMAT,
             proxy: self.proxy.clone(),
             region: self.region.clone(),
-            last_revision: if resync { 0 } else { revision.get() },
+            last_revision: if course.resync { 0 } else { revision.get() },
             generation: generation.get(),
             topology_only: self.placements.on_demand().is_some(),
         }
     }
 
-    /// True: a whole snapshot came into force.
     async fn take(
         &self,
-        state: &mut FeedState,
+        course: &mut Course,
         message: wire::Down,
         up: &mpsc::Sender<wire::Up>,
-    ) -> Result<bool, FeedError> {
+    ) -> Result<(), FeedError> {
+        let state = &mut course.state;
         let before = state.in_force();
-        let current = matches!(message.kind, Some(Down::Delta(_) | Down::SnapshotEnd(_)))
-            || matches!(&message.kind, Some(Down::Alive(a)) if a.revision == before.1.get());
-        let step = state.take(message)?;
+        let step = state.take(message);
+        self.count_unreadable(state.unreadable());
+        let step = step?;
         let committed_unix_us = match &step {
             Step::Delta {
                 tenants,
@@ -226,21 +288,55 @@ impl Follower {
         };
         let whole = matches!(step, Step::Snapshot { .. });
         self.placements.put(step).await;
+        if whole {
+            course.loaded = Some(Instant::now());
+        } else if committed_unix_us.is_some() {
+            course.loaded.get_or_insert_with(Instant::now);
+        }
         let in_flight = self.placements.in_flight();
         state.drains().mark(|print| in_flight.mark(print));
         self.say_drained(state, up);
-        if current && !state.is_loading() {
-            self.placements.vouched();
-        }
+        self.judge(state);
+        course.vouched |= state.is_current();
         if let Some(committed) = committed_unix_us.filter(|us| *us > 0) {
             self.metrics.apply_seconds.observe(seconds_since(committed));
         }
-        // A snapshot may be of the very revision that is in force: it is answered, too.
-        if whole || state.in_force() != before {
-            let revision = state.in_force().1.get();
-            send(up, Kind::Applied(wire::Applied { revision }));
+        if state.in_force() != before || whole {
+            say_applied(state, up);
         }
-        Ok(whole)
+        Ok(())
+    }
+
+    /// How old what is in force may be, after a message.
+    fn judge(&self, state: &FeedState) {
+        self.placements.set_leaderless(state.is_leaderless());
+        if !state.is_leaderless() {
+            self.placements.heard();
+        }
+        if state.is_caught_up() {
+            self.enforce("a coordinator brought what it has");
+        }
+        if state.is_current() {
+            self.placements.vouched();
+        }
+    }
+
+    fn count_unreadable(&self, count: u64) {
+        if count > 0 {
+            self.metrics.unreadable.inc_by(count);
+            tracing::warn!(
+                count,
+                "parts of the feed can't be read: they count as unusable"
+            );
+        }
+    }
+}
+
+/// Says what is in force, or will be before anything else is.
+fn say_applied(state: &FeedState, up: &mpsc::Sender<wire::Up>) {
+    let revision = state.in_force().1.get();
+    if revision > 0 {
+        send(up, Kind::Applied(wire::Applied { revision }));
     }
 }
 

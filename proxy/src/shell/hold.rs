@@ -1,4 +1,5 @@
-//! The hold queue: writes that wait, briefly and bounded, while their primary moves. Every hold
+//! The hold queue: writes that wait, briefly and bounded, while their primary moves, and requests
+//! whose tenant is looked up. Every hold
 //! ends (I11): decided otherwise, out of budget, or left by its client. The number of requests
 //! that wait is capped (I12).
 
@@ -31,7 +32,7 @@ pub struct HoldQueue {
 }
 
 /// Counts a waiting request, however its waiting ends.
-struct Waiting<'q> {
+pub struct Waiting<'q> {
     metrics: &'q Metrics,
     since: Instant,
     _pass: Pass,
@@ -66,10 +67,9 @@ impl HoldQueue {
         gone: impl Future<Output = ()>,
         mut decide: impl FnMut() -> Option<T>,
     ) -> Held<T> {
-        let Ok(pass) = self.gate.enter() else {
+        let Some(_waiting) = self.wait() else {
             return Held::Full;
         };
-        let _waiting = self.waiting(pass);
         let expired = tokio::time::sleep_until(deadline.into());
         tokio::pin!(expired, gone);
         loop {
@@ -91,13 +91,16 @@ impl HoldQueue {
         }
     }
 
-    fn waiting(&self, pass: Pass) -> Waiting<'_> {
+    /// Counts one more that waits, until that is dropped; `None`: too many wait already.
+    #[must_use]
+    pub fn wait(&self) -> Option<Waiting<'_>> {
+        let pass = self.gate.enter().ok()?;
         self.metrics.held.inc();
-        Waiting {
+        Some(Waiting {
             metrics: &self.metrics,
             since: Instant::now(),
             _pass: pass,
-        }
+        })
     }
 }
 

@@ -1,24 +1,31 @@
 //! Asks the coordinator that is followed about one tenant: the `Lookup` of the feed's protocol. For
 //! proxies that don't hold all tenants, and to place a tenant at its first write.
 //!
+//! Placings have a rate of their own and a gate of their own: whoever makes names up creates tenants
+//! no faster, and keeps nobody from being looked up.
+//!
 //! A lookup ends: with an answer from a state no older than what is in force here (I4), by its
 //! deadline, or at once where no coordinator is followed or too many are under way (I12). Whether a
 //! tenant was placed by one whose answer was lost does not matter: the next one finds it placed.
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use maia_common::cluster_key::ClusterInterceptor;
 use maia_common::runtime::{Gate, GateError};
 use maia_common::wire::feed::{self as wire, feed_client::FeedClient};
 use maia_common::{Generation, Revision, limits};
-use std::sync::Arc;
+use tonic::Code;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
-use crate::core::feed::{FeedError, tenant_of};
+use crate::core::feed::{Unreadable, tenant_of};
+use crate::core::fingerprint::Fingerprint;
 use crate::core::table::Entry;
-use crate::shell::metrics::Metrics;
+use crate::core::token_bucket::TokenBucket;
+use crate::shell::flights::Flights;
+use crate::shell::metrics::{Metrics, Placing};
 
 /// The coordinator's end of the feed's protocol.
 pub type Client = FeedClient<InterceptedService<Channel, ClusterInterceptor>>;
@@ -32,6 +39,9 @@ pub enum LookupError {
     /// Too many are under way.
     #[error("too many lookups: {0}")]
     TooMany(#[from] GateError),
+    /// Tenants are placed faster than they may be.
+    #[error("too many new tenants are placed")]
+    Limited,
     /// The coordinator did not answer in time.
     #[error("no answer in time")]
     TooSlow,
@@ -42,8 +52,19 @@ pub enum LookupError {
     #[error("the answer is of generation {0}, or older than what is in force")]
     Old(Generation),
     /// An answer that can't be read.
-    #[error(transparent)]
-    Malformed(#[from] FeedError),
+    #[error("the answer can't be read")]
+    Malformed,
+}
+
+impl LookupError {
+    /// Whether the coordinator refuses for good: what is asked for can't be.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        let LookupError::Refused(status) = self else {
+            return false;
+        };
+        matches!(status.code(), Code::InvalidArgument | Code::NotFound)
+    }
 }
 
 /// What a coordinator knows of one tenant.
@@ -71,17 +92,36 @@ pub struct Lookups {
     proxy: String,
     client: ArcSwapOption<Client>,
     gate: Gate,
+    placings: Gate,
+    /// Placings of the same tenant, where its answer is not kept.
+    flights: Flights,
+    rate: Mutex<TokenBucket>,
+    /// Of lines in the log about refusals: clients bring them about.
+    warnings: Mutex<TokenBucket>,
+    started: Instant,
     metrics: Arc<Metrics>,
 }
 
+/// So many seconds' worth of placings may come at once.
+const BURST_S: f64 = 10.0;
+/// Lines about refusals in a second.
+const WARNINGS_PER_SECOND: f64 = 0.1;
+
 impl Lookups {
-    /// By the proxy of this id; no coordinator is followed yet.
+    /// By the proxy of this id, which places so many tenants in a second; no coordinator is followed
+    /// yet.
     #[must_use]
-    pub fn new(proxy: String, metrics: Arc<Metrics>) -> Self {
+    pub fn new(proxy: String, placings_per_second: u32, metrics: Arc<Metrics>) -> Self {
+        let rate = f64::from(placings_per_second);
         Self {
             proxy,
             client: ArcSwapOption::empty(),
             gate: Gate::new(limits::MAX_PROXY_LOOKUPS),
+            placings: Gate::new(limits::MAX_PROXY_PLACINGS),
+            flights: Flights::default(),
+            rate: Mutex::new(TokenBucket::new(rate, rate * BURST_S)),
+            warnings: Mutex::new(TokenBucket::new(WARNINGS_PER_SECOND, 1.0)),
+            started: Instant::now(),
             metrics,
         }
     }
@@ -96,13 +136,49 @@ impl Lookups {
     /// # Errors
     /// [`LookupError`]
     pub async fn ask(&self, question: Question<'_>) -> Result<Answer, LookupError> {
+        let placing = question.create_under.is_some();
         let result = self.try_ask(question).await;
-        self.metrics.lookup(result.is_ok());
+        if placing {
+            self.metrics.placing(match &result {
+                Ok(_) => Placing::Placed,
+                Err(LookupError::Limited | LookupError::TooMany(_)) => Placing::Limited,
+                Err(_) => Placing::Failed,
+            });
+        } else {
+            self.metrics.lookup(result.is_ok());
+        }
+        if let Err(error @ LookupError::Refused(_)) = &result
+            && self.take(&self.warnings)
+        {
+            tracing::warn!(%error, placing, "a coordinator refuses to answer for a tenant");
+        }
         result
     }
 
+    /// As [`Lookups::ask`], one question for all who ask at once.
+    ///
+    /// # Errors
+    /// [`LookupError`]
+    pub async fn ask_once(
+        &self,
+        print: Fingerprint,
+        ask: impl Future<Output = Result<Answer, LookupError>>,
+    ) -> Result<Answer, LookupError> {
+        self.flights.ask_once(print, ask).await
+    }
+
+    fn take(&self, bucket: &Mutex<TokenBucket>) -> bool {
+        let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        bucket.take(self.started.elapsed())
+    }
+
     async fn try_ask(&self, question: Question<'_>) -> Result<Answer, LookupError> {
-        let _pass = self.gate.enter()?;
+        let placing = question.create_under.is_some();
+        let gate = if placing { &self.placings } else { &self.gate };
+        let _pass = gate.enter()?;
+        if placing && !self.take(&self.rate) {
+            return Err(LookupError::Limited);
+        }
         let client = self.client.load_full();
         let mut client = Client::clone(&*client.ok_or(LookupError::NoCoordinator)?);
         let (generation, at_least) = question.in_force;
@@ -121,10 +197,15 @@ impl Lookups {
         if Generation::new(answer.generation) != generation || revision < at_least {
             return Err(LookupError::Old(Generation::new(answer.generation)));
         }
-        let entry = answer.tenant.as_ref().map(tenant_of).transpose()?;
-        Ok(Answer {
-            revision,
-            entry: entry.map(|(_, entry)| entry),
-        })
+        let mut unreadable = Unreadable::default();
+        let entry = match &answer.tenant {
+            None => None,
+            Some(tenant) => {
+                let read = tenant_of(tenant, &mut unreadable);
+                Some(read.ok_or(LookupError::Malformed)?.1)
+            }
+        };
+        self.metrics.unreadable.inc_by(unreadable.0);
+        Ok(Answer { revision, entry })
     }
 }

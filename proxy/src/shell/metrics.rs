@@ -55,6 +55,20 @@ pub enum UpstreamError {
 
 const UPSTREAM_ERRORS: [&str; 4] = ["connect", "timeout", "broken", "stale"];
 
+/// What became of the placing of a tenant: the label `outcome`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Placing {
+    /// A coordinator placed it, or found it placed.
+    Placed,
+    /// No coordinator did.
+    Failed,
+    /// None was asked, since too many are being placed.
+    Limited,
+}
+
+const PLACINGS: [&str; 3] = ["placed", "failed", "limited"];
+
 /// All counters of the proxy.
 pub struct Metrics {
     registry: Registry,
@@ -73,7 +87,11 @@ pub struct Metrics {
     pub connections_refused: IntCounter,
     /// Access log lines that were dropped.
     pub log_dropped: IntCounter,
+    /// Items of the feed that could not be read.
+    pub unreadable: IntCounter,
+    leaderless: IntGauge,
     lookups: [IntCounter; 2],
+    placings: [IntCounter; 3],
     tenants: IntGauge,
     revision: IntGauge,
     age: prometheus::Gauge,
@@ -101,6 +119,7 @@ impl Metrics {
         )?;
         registry.register(Box::new(seconds.clone()))?;
         let errors = counter_vec(&registry, names::PROXY_UPSTREAM_ERRORS, &["kind"])?;
+        let placings = counter_vec(&registry, names::PROXY_PLACINGS, &["outcome"])?;
         let lookups = counter_vec(&registry, names::PROXY_LOOKUPS, &["outcome"])?;
         Ok(Self {
             requests: each_request(&requests),
@@ -114,7 +133,10 @@ impl Metrics {
             connections: gauge(&registry, names::PROXY_CONNECTIONS)?,
             connections_refused: counter(&registry, names::PROXY_CONNECTIONS_REFUSED)?,
             log_dropped: counter(&registry, names::PROXY_ACCESS_LOG_DROPPED)?,
+            unreadable: counter(&registry, names::PROXY_FEED_UNREADABLE)?,
+            leaderless: gauge(&registry, names::PROXY_FEED_LEADERLESS)?,
             lookups: ["failed", "answered"].map(|o| lookups.with_label_values(&[o])),
+            placings: PLACINGS.map(|o| placings.with_label_values(&[o])),
             tenants: gauge(&registry, names::PROXY_TABLE_TENANTS)?,
             revision: gauge(&registry, names::PROXY_REVISION)?,
             age: seconds_gauge(&registry, names::PROXY_PLACEMENT_AGE_SECONDS)?,
@@ -139,6 +161,11 @@ impl Metrics {
         self.lookups[usize::from(answered)].inc();
     }
 
+    /// Counts the placing of a tenant.
+    pub fn placing(&self, outcome: Placing) {
+        self.placings[outcome as usize].inc();
+    }
+
     /// Counts a failure of the origin.
     pub fn upstream_error(&self, kind: UpstreamError) {
         self.upstream_errors[kind as usize].inc();
@@ -154,6 +181,7 @@ impl Metrics {
         let seconds = |age: Option<Duration>| age.map_or(f64::INFINITY, |a| a.as_secs_f64());
         self.age.set(seconds(placements.age()));
         self.snapshot_age.set(seconds(placements.saved_age()));
+        self.leaderless.set(i64::from(placements.is_leaderless()));
         for source in Source::ALL {
             let now = i64::from(source == placements.source());
             self.source.with_label_values(&[source.as_str()]).set(now);

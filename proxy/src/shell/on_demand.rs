@@ -4,25 +4,30 @@
 //!
 //! ```text
 //! request ─ known? ─▶ decide
-//!     └ no ─▶ its cell (one for all who ask) ─▶ Lookup ─▶ cell ─▶ decide
+//!     └ no ─▶ its flight (one for all who ask) ─▶ Lookup ─▶ cell ─▶ decide
 //! delta ───────────────────────▶ cell, if there is one: the newer revision wins
 //! ```
-//! A cell is there BEFORE the coordinator is asked, and the revision in force is read after that:
-//! a delta that is older than the answer is contained in it, and a newer one finds the cell,
-//! whichever comes first (I4). Cells without a tenant are apart, few and short-lived: names that
-//! somebody makes up drive no tenant out. After a snapshot every cell is of an older era, since
-//! deltas were missed, and is asked for anew.
+//! A flight holds the tenant's cell BEFORE the coordinator is asked, and until the answer is in it;
+//! the revision in force is read after that: a delta that is older than the answer is contained in
+//! it, and a newer one finds the cell, whichever comes first and whatever the caches drive out
+//! meanwhile (I4). Cells without a tenant are apart, few and short-lived: names that somebody makes
+//! up drive no tenant out. After a snapshot every cell is of an older era, since deltas were missed,
+//! and is asked for anew; so is one by which the origin refused a request (421).
+//!
+//! A cell may be ahead of the topology that a request reads: it counts as missing then, and the
+//! request waits until its revision is in force, since its group may be new.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt;
-use maia_common::{Revision, limits};
+use maia_common::{Revision, Version, limits};
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 
 use crate::core::fingerprint::Fingerprint;
 use crate::core::table::{Change, Entry};
+use crate::shell::flights::{Cell, Flights};
 use crate::shell::lookups::{Answer, LookupError};
 
 /// What is known of a tenant here.
@@ -44,44 +49,16 @@ impl Known {
     }
 }
 
-#[derive(Clone, Copy)]
-struct News {
-    era: u64,
-    answer: Answer,
-}
-
-#[derive(Default)]
-struct Cell {
-    news: Mutex<Option<News>>,
-    /// Held while one request asks for all who wait.
-    asking: tokio::sync::Mutex<()>,
-}
-
-impl Cell {
-    fn known(&self, era: u64) -> Known {
-        let news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = news.filter(|news| news.era == era);
-        news.map_or(Known::Missing, |news| Known::of(news.answer.entry))
-    }
-
-    /// The newer one wins.
-    fn offer(&self, new: News) {
-        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        let order = |n: &News| (n.era, n.answer.revision);
-        if news.as_ref().is_none_or(|old| order(old) <= order(&new)) {
-            *news = Some(new);
-        }
-    }
-}
-
 type Cells = Cache<Fingerprint, Arc<Cell>>;
 
 /// See the module.
 pub struct OnDemand {
     /// Tenants that are placed.
     placed: Cells,
-    /// Names that were asked for a moment ago.
+    /// Names that were found to be unplaced a moment ago.
     asked: Cells,
+    /// Lookups under way.
+    flights: Flights,
     /// Grows with each snapshot.
     era: AtomicU64,
 }
@@ -100,6 +77,7 @@ impl OnDemand {
             asked: cells(limits::MAX_UNPLACED_TENANTS)
                 .time_to_live(limits::UNPLACED_LIFETIME)
                 .build(),
+            flights: Flights::default(),
             era: AtomicU64::new(0),
         }
     }
@@ -120,13 +98,21 @@ impl OnDemand {
         self.len() == 0
     }
 
-    /// What is known of the tenant, without waiting.
+    /// What is known of the tenant for a topology of this revision, without waiting.
     #[must_use]
-    pub fn peek(&self, print: Fingerprint) -> Known {
+    pub fn peek(&self, print: Fingerprint, revision: Revision) -> Known {
         // The cache may want to tidy up first, which is left to those who can wait.
-        match self.cell(print).now_or_never().flatten() {
-            Some(cell) => cell.known(self.era()),
-            None => Known::Missing,
+        let cell = self.cell(print).now_or_never().flatten();
+        let answer = cell.and_then(|cell| cell.answer(self.era()));
+        let answer = answer.filter(|answer| answer.revision <= revision);
+        answer.map_or(Known::Missing, |answer| Known::of(answer.entry))
+    }
+
+    /// The origin refused a request that was routed by this version: what is known of the tenant is
+    /// asked for again, unless it is newer.
+    pub async fn doubt(&self, print: Fingerprint, version: Version) {
+        if let Some(cell) = self.cell(print).await {
+            cell.doubt(|answer| answer.entry.is_some_and(|entry| entry.version <= version));
         }
     }
 
@@ -148,24 +134,21 @@ impl OnDemand {
         placing: bool,
         ask: impl Future<Output = Result<Answer, LookupError>>,
     ) -> Result<Answer, LookupError> {
-        let cell = match self.cell(print).await {
-            Some(cell) => cell,
-            None => self.asked.get_with(print, async { Arc::default() }).await,
-        };
-        let _turn = cell.asking.lock().await;
+        let passenger = self.flights.board(print, self.cell(print).await)?;
+        let cell = passenger.cell();
+        let _turn = passenger.turn().await;
         let era = self.era();
-        let known = *cell.news.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(news) = known
-            && news.era == era
-            && (news.answer.entry.is_some() || !placing)
-        {
-            return Ok(news.answer);
+        let known = cell.answer(era);
+        if let Some(answer) = known.filter(|answer| answer.entry.is_some() || !placing) {
+            return Ok(answer);
         }
         let answer = ask.await?;
-        cell.offer(News { era, answer });
-        if answer.entry.is_some() {
-            self.placed.insert(print, Arc::clone(&cell)).await;
-        }
+        cell.offer(era, answer);
+        let cells = match answer.entry {
+            Some(_) => &self.placed,
+            None => &self.asked,
+        };
+        cells.insert(print, Arc::clone(cell)).await;
         Ok(answer)
     }
 
@@ -177,10 +160,11 @@ impl OnDemand {
                 revision,
                 entry: *entry,
             };
-            for cells in [&self.placed, &self.asked] {
-                if let Some(cell) = cells.get(print).await {
-                    cell.offer(News { era, answer });
-                }
+            // First where it is asked for: from there it goes to where it is kept.
+            let flying = self.flights.cell(*print);
+            let kept = [self.placed.get(print).await, self.asked.get(print).await];
+            for cell in flying.into_iter().chain(kept.into_iter().flatten()) {
+                cell.offer(era, answer);
             }
         }
     }

@@ -1,9 +1,13 @@
 //! The placements in force at this proxy, read for every request ([`Published`]), written step by
 //! step by the feed's one task. A request reads one view: its tenant's entry, groups and regions
 //! always belong together.
+//!
+//! What was loaded from disk is not in force at once: the feed's first steps go over it, and it
+//! comes into force when a coordinator has brought it up to date, or none has answered
+//! ([`Placements::enforce`], called by the feed's task alone, as all that writes).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use maia_common::topology::Topology;
@@ -24,6 +28,8 @@ pub struct Placements {
     rules: Rules,
     key: FingerprintKey,
     published: Published,
+    /// Loaded from disk, and not yet in force.
+    waiting: Mutex<Option<View>>,
     /// Tenants are here, and not in the table, where not all are held.
     on_demand: Option<OnDemand>,
     in_flight: &'static InFlight,
@@ -31,6 +37,10 @@ pub struct Placements {
     started: Instant,
     /// Milliseconds after `started` at which a coordinator was last heard, plus one; 0: never.
     heard_ms: AtomicU64,
+    /// Whether a coordinator ever said anything.
+    met: AtomicBool,
+    /// Whether the one that is followed hears no leader of the metastore.
+    leaderless: AtomicBool,
     /// A [`Source`].
     source: AtomicU8,
     /// When the snapshot on disk was written, in Unix milliseconds; 0: there is none.
@@ -72,11 +82,14 @@ impl Placements {
             rules,
             key,
             published: Published::default(),
+            waiting: Mutex::new(None),
             on_demand,
             in_flight: InFlight::leak(),
             changed: watch::Sender::new(0),
             started: Instant::now(),
             heard_ms: AtomicU64::new(0),
+            met: AtomicBool::new(false),
+            leaderless: AtomicBool::new(false),
             source: AtomicU8::new(Source::None as u8),
             saved_unix_ms: AtomicU64::new(0),
         }
@@ -130,7 +143,7 @@ impl Placements {
         };
         let known = match &self.on_demand {
             None => Known::of(view.table.lookup(print)),
-            Some(tenants) => tenants.peek(print),
+            Some(tenants) => tenants.peek(print, topology.revision),
         };
         let entry = match &known {
             Known::Placed(entry) => Some(entry),
@@ -181,6 +194,22 @@ impl Placements {
         self.view().topology.clone()
     }
 
+    /// The topology in force, or the one that waits to be; `None` where there is neither.
+    #[must_use]
+    pub fn known(&self) -> Option<Arc<Topology>> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = waiting.as_ref().and_then(|view| view.topology.clone());
+        waiting.or_else(|| self.topology())
+    }
+
+    /// Whether requests can be decided: what is in force is enough, or there is, or was, somebody
+    /// to ask for tenants.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let has_tenants = self.on_demand.is_none() || self.met.load(Ordering::Relaxed);
+        has_tenants && self.topology().is_some()
+    }
+
     /// To be called now and then on each thread that serves.
     pub fn refresh(&self) {
         self.published.refresh();
@@ -192,14 +221,51 @@ impl Placements {
         self.changed.subscribe()
     }
 
-    /// Begins with what was saved at an earlier run.
+    /// Begins with what was saved at an earlier run; not in force before [`Placements::enforce`].
     pub fn restore(&self, topology: Topology, table: Table, saved: SystemTime) {
-        self.published.publish(View {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        *waiting = Some(View {
             topology: Some(Arc::new(topology)),
             table,
         });
-        self.source.store(Source::Disk as u8, Ordering::Relaxed);
+        drop(waiting);
         self.was_saved(saved);
+    }
+
+    /// Puts in force what was loaded from disk, with what the feed brought since; true: it was not
+    /// so before.
+    pub fn enforce(&self) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(view) = waiting.take() else {
+            return false;
+        };
+        self.published.publish(view);
+        drop(waiting);
+        self.source.store(Source::Disk as u8, Ordering::Relaxed);
+        self.changed.send_modify(|count| *count += 1);
+        true
+    }
+
+    /// Notes that a coordinator's stream begins.
+    pub fn met(&self) {
+        self.met.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes whether the coordinator that is followed hears no leader of the metastore.
+    pub fn set_leaderless(&self, leaderless: bool) {
+        self.leaderless.store(leaderless, Ordering::Relaxed);
+    }
+
+    /// Whether the coordinator that is followed hears no leader of the metastore: what is in force
+    /// may be older than it looks.
+    #[must_use]
+    pub fn is_leaderless(&self) -> bool {
+        self.leaderless.load(Ordering::Relaxed)
+    }
+
+    /// Frees what was replaced and is read no more.
+    pub fn sweep(&self) {
+        self.published.sweep();
     }
 
     /// Notes that a coordinator vouches for what is in force.
@@ -232,7 +298,7 @@ impl Placements {
     /// feed's task only.
     pub async fn put(&self, step: Step) {
         match step {
-            Step::Nothing => return self.published.sweep(),
+            Step::Nothing => return self.sweep(),
             Step::Snapshot { topology, tenants } => {
                 self.publish(topology, |_| tenants);
                 if let Some(on_demand) = &self.on_demand {
@@ -257,12 +323,19 @@ impl Placements {
         self.changed.send_modify(|count| *count += 1);
     }
 
+    /// Over what waits, or over what is in force.
     fn publish(&self, topology: Topology, table: impl FnOnce(&Table) -> Table) {
-        let table = table(&self.view().table);
-        self.published.publish(View {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = waiting.as_ref().map(|view| view.table.clone());
+        let table = table(&before.unwrap_or_else(|| self.view().table.clone()));
+        let view = View {
             topology: Some(Arc::new(topology)),
             table,
-        });
+        };
+        match waiting.as_mut() {
+            Some(waiting) => *waiting = view,
+            None => self.published.publish(view),
+        }
     }
 
     /// Notes that a coordinator was heard just now.
@@ -271,10 +344,11 @@ impl Placements {
         self.heard_ms.store(now, Ordering::Relaxed);
     }
 
-    /// Since a coordinator was last heard; before that, since what is in force was saved. `None`:
-    /// nothing is in force.
+    /// Since a coordinator was last heard that hears a leader of the metastore; before that, since
+    /// what is in force was saved. `None`: nothing is in force.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
+        self.topology()?;
         let heard = self.heard_ms.load(Ordering::Relaxed).checked_sub(1);
         heard.map_or_else(
             || self.saved_age(),

@@ -1,6 +1,9 @@
 //! Saves what is in force to disk: soon after the first snapshot of the feed, then now and then
 //! where something changed, and at the end. Off the threads that serve, and off the feed's task: a
 //! view never changes, so it is written while others follow it.
+//!
+//! A save is never cancelled: its thread would go on writing while the next one begins, and the
+//! older of the two could end last. Only the waits between saves end at a stop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +26,7 @@ pub struct Saver {
 }
 
 impl Saver {
-    /// What is in force now is what was loaded from disk, if anything.
+    /// What is known now is what was loaded from disk, if anything.
     #[must_use]
     pub fn new(
         placements: Arc<Placements>,
@@ -31,7 +34,7 @@ impl Saver {
         disk: DiskSnapshot,
         every: Duration,
     ) -> Self {
-        let saved = placements.topology().map(|t| (t.generation, t.revision));
+        let saved = placements.known().map(|t| (t.generation, t.revision));
         Self {
             placements,
             metrics,
@@ -44,20 +47,20 @@ impl Saver {
     /// Saves until the owner stops, and once more then.
     pub async fn run(mut self, owner: Tasks) {
         let stop = owner.stop().clone();
-        let _stopped = stop.run_until_cancelled(self.save_on()).await;
-        self.save().await;
-    }
-
-    async fn save_on(&mut self) {
         let mut changes = self.placements.changes();
-        while self.placements.topology().is_none() {
-            let _changed = changes.changed().await;
-        }
-        loop {
+        let first = async {
+            while self.placements.topology().is_none() {
+                let _changed = changes.changed().await;
+            }
+        };
+        let mut goes_on = stop.run_until_cancelled(first).await.is_some();
+        while goes_on {
             self.save().await;
             let jitter = 0.9 + fastrand::f64() / 5.0; // many proxies may share a disk
-            tokio::time::sleep(self.every.mul_f64(jitter)).await;
+            let pause = tokio::time::sleep(self.every.mul_f64(jitter));
+            goes_on = stop.run_until_cancelled(pause).await.is_some();
         }
+        self.save().await;
     }
 
     /// Saves what is in force, unless it is on disk already.
@@ -86,3 +89,7 @@ impl Saver {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "saver_tests.rs"]
+mod tests;

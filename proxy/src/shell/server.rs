@@ -5,9 +5,10 @@
 //! Stop (SIGTERM or SIGINT): not ready any more; listeners close; idle connections close; requests
 //! in flight finish, within the drain time; then the process ends.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
@@ -45,6 +46,8 @@ const MAX_ADMIN_CONNECTIONS: u32 = 64;
 const ADMIN_DRAIN: Duration = Duration::from_millis(200);
 /// For the snapshot at the end: ten million tenants on a slow disk.
 const LAST_SAVE: Duration = Duration::from_secs(10);
+/// For threads that a hung disk holds after that: they end with the process.
+const LAST_THREADS: Duration = Duration::from_millis(100);
 /// How long a thread without requests may hold placements that were replaced.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
 /// Idle connections kept to the origin.
@@ -61,6 +64,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// Another process uses the folder.
+    #[error("dir: another proxy uses {0}")]
+    Folder(PathBuf),
     /// The origin's name.
     #[error("origin.url: {0}")]
     Origin(std::io::Error),
@@ -87,6 +93,8 @@ pub struct Server {
     access_log: Option<AccessLog>,
     follower: Follower,
     saver: Saver,
+    /// The folder's, held to the end; none where the file system knows no locks.
+    lock: Option<File>,
     stop: watch::Sender<bool>,
 }
 
@@ -107,9 +115,14 @@ impl Server {
         };
         let whole = config.proxy.table == TableMode::Full;
         let disk = DiskSnapshot::new(&config.dir, key.mark(), whole);
+        let lock = lock(&config, &disk)?;
         let on_demand = (!whole).then(|| OnDemand::new(config.proxy.table_max_tenants));
         let placements = Arc::new(placements(rules, &disk, on_demand)?);
-        let lookups = Arc::new(Lookups::new(config.id.to_string(), Arc::clone(&metrics)));
+        let lookups = Arc::new(Lookups::new(
+            config.id.to_string(),
+            config.proxy.placings_per_second,
+            Arc::clone(&metrics),
+        ));
         let access_log = config.proxy.access_log;
         let access_log = access_log.then(|| AccessLog::new(metrics.log_dropped.clone()));
         let service = Proxy::new(
@@ -138,6 +151,7 @@ impl Server {
         );
         Ok(Self {
             saver,
+            lock,
             public: listen(config.listen.public)?,
             admin: listen(config.listen.admin)?,
             proxy: Arc::new(http_proxy(&config, service)),
@@ -155,7 +169,8 @@ impl Server {
     ///
     /// # Errors
     /// [`StartError::Runtime`]
-    pub fn run(self) -> Result<(), StartError> {
+    pub fn run(mut self) -> Result<(), StartError> {
+        let _lock = self.lock.take();
         let control = Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("maia-control")
@@ -183,6 +198,7 @@ impl Server {
             tasks.shutdown(ADMIN_DRAIN).await;
             Ok::<(), StartError>(())
         })?;
+        control.shutdown_timeout(LAST_THREADS);
         if let Some(log) = access_log {
             log.flush();
         }
@@ -206,6 +222,7 @@ impl Server {
                 placements: self.placements,
                 metrics: self.metrics,
                 readiness: Arc::clone(&self.readiness),
+                places: self.config.proxy.unknown_tenant.placement().is_some(),
             }),
             treatment: treatment(&self.config, false),
             gate: Gate::new(MAX_ADMIN_CONNECTIONS),
@@ -302,6 +319,17 @@ async fn refresh(placements: Arc<Placements>) {
     }
 }
 
+fn lock(config: &Config, disk: &DiskSnapshot) -> Result<Option<File>, StartError> {
+    match disk.lock() {
+        Ok(lock) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Err(StartError::Folder(config.dir.clone())),
+        Err(TryLockError::Error(error)) => {
+            tracing::warn!(%error, dir = %config.dir.display(), "the folder can't be locked");
+            Ok(None)
+        }
+    }
+}
+
 fn join(threads: Vec<JoinHandle<bool>>) -> bool {
     let mut drained = true;
     for thread in threads {
@@ -310,7 +338,7 @@ fn join(threads: Vec<JoinHandle<bool>>) -> bool {
     drained
 }
 
-/// As they were saved, or none.
+/// As they were saved, not yet in force; or none.
 fn placements(
     rules: Rules,
     disk: &DiskSnapshot,
@@ -323,7 +351,7 @@ fn placements(
         generation = %saved.topology.generation,
         revision = %saved.topology.revision,
         tenants = saved.tenants.len(),
-        "placements from the snapshot on disk are in force"
+        "placements loaded from the snapshot on disk"
     );
     let placements = Placements::new(rules, saved.key, on_demand);
     placements.restore(saved.topology, saved.tenants, saved.saved);

@@ -115,6 +115,17 @@ impl Proxy {
         response::send(session, ctx.guard.as_deref(), self.mark(ctx), answer).await
     }
 
+    /// The origin refused what was routed by the tenant's placement: it is looked up again.
+    async fn doubt(&self, session: &Session, ctx: &Ctx) {
+        let Some(on_demand) = self.placements.on_demand() else {
+            return;
+        };
+        if let (Ok(tenant), Some(epoch)) = (tenant_of(session.req_header()), ctx.epoch) {
+            let print = self.placements.key().of(tenant);
+            on_demand.doubt(print, epoch.version).await;
+        }
+    }
+
     fn mark<'a>(&'a self, ctx: &'a Ctx) -> Mark<'a> {
         Mark {
             region: &self.region,
@@ -282,13 +293,14 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
         if response.status.as_u16() == 421 {
             ctx.setback = Some(Setback::Stale);
             ctx.was_refused();
+            self.doubt(session, ctx).await;
             self.metrics.upstream_error(UpstreamError::Stale);
             return Err(
                 Error::explain(ErrorType::Custom("stale"), "the origin says 421").into_up(),
@@ -303,6 +315,10 @@ impl ProxyHttp for Proxy {
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
+        let is_final = !response.status.is_informational();
+        if is_final && session.as_downstream_mut().is_body_done() {
+            ctx.write = None; // its fate is known, however slowly the client reads of it
+        }
         let mark = self.mark(ctx);
         response::mark(response, mark)?;
         if session.is_process_shutting_down() {
@@ -317,6 +333,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Ctx) -> FailToProxy {
+        ctx.write = None; // nothing goes to the origin any more
         let begun = session
             .response_written()
             .is_some_and(|r| !r.status.is_informational());

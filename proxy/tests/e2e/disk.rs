@@ -1,5 +1,7 @@
 //! The snapshot on disk: a proxy that starts alone serves what it knew; a damaged file is refused.
 
+use std::time::{Duration, Instant};
+
 use maia_common::wire::feed::{self as wire, up};
 
 use crate::lifecycle::exit_code;
@@ -106,4 +108,54 @@ async fn a_damaged_file_is_refused_and_written_anew() {
     let rebuilt = std::fs::read(&path).unwrap();
     assert_eq!(rebuilt.len(), bytes.len());
     assert!(path.with_extension("snapshot.refused").exists());
+}
+
+/// The tenant moved while the proxy was away: it must not pass a single write to the old home.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_disk_waits_for_a_coordinator_that_answers() {
+    let mut stage = Stage::new(&[]).await;
+    saved(&stage.proxy).await;
+    let address = stage.coordinator.address;
+    stage.coordinator.stop();
+    let mut world = World::three_regions();
+    world.revision = 12;
+    world.delay = Duration::from_millis(500);
+    world.changes.tenants.retain(|t| t.tenant != "here");
+    world.changes.tenants.push(tenant("here", 2));
+    let _back = Coordinator::start_at(address, world).await;
+    stage.proxy.restart().await;
+    let put = request("PUT", "/v1/x", "here", "", "");
+    let mut first = stage.proxy.ask(&put).await;
+    while first.status == 503 {
+        first = stage.proxy.ask(&put).await;
+    }
+    assert_eq!(first.status, 307);
+    assert_eq!(stage.proxy.readyz("placements").await, "feed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_says_nothing_is_waited_for_a_second() {
+    let mut stage = Stage::new(&[]).await;
+    saved(&stage.proxy).await;
+    let address = stage.coordinator.address;
+    stage.coordinator.stop();
+    let mut world = World::three_regions();
+    world.delay = Duration::from_secs(60);
+    let _deaf = Coordinator::start_at(address, world).await;
+    stage.proxy.restart().await;
+    let began = Instant::now();
+    stage.proxy.ready().await;
+    let took = began.elapsed();
+    assert!((500..2900).contains(&took.as_millis()), "{took:?}");
+    assert_eq!(stage.proxy.readyz("placements").await, "disk");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_is_for_one_proxy() {
+    let stage = Stage::new(&[]).await;
+    let dir = format!("dir={}", stage.proxy.dir.path().display());
+    let coordinators = [stage.coordinator.address];
+    let mut other = ProxyProcess::spawn(&coordinators, stage.origin.address, &[&dir]);
+    assert_eq!(exit_code(&mut other).await, Some(64));
+    assert!(other.log().contains("another proxy uses"));
 }

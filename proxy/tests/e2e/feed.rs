@@ -106,6 +106,10 @@ async fn the_next_coordinator_takes_over_from_one_that_dies() {
         second.subscribers() == 1
     })
     .await;
+    eventually("the second hears how far the proxy is", || async {
+        applied(&second).contains(&11)
+    })
+    .await;
     second.commit(place("newer", 1)).await;
     eventually("the second's changes are in force", || async {
         proxy.explain("tenant=newer&method=PUT").await["decision"] == "local"
@@ -170,4 +174,49 @@ async fn a_gap_leads_to_a_snapshot() {
         stage.proxy.explain("tenant=ghost").await["error"],
         "unknown_tenant"
     );
+}
+
+/// Two proxies of one id push each other out: each at once, without end.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_end_at_once_are_not_asked_for_at_once() {
+    let mut world = World::three_regions();
+    world.ends = true;
+    let coordinator = Coordinator::start(world).await;
+    let origin = FakeOrigin::start().await;
+    let _proxy = ProxyProcess::start(&[coordinator.address], origin.address, &[]).await;
+    eventually("it is asked", || async { !coordinator.heard().is_empty() }).await;
+    let began = std::time::Instant::now();
+    let hellos = || {
+        let heard = coordinator.heard().into_iter();
+        heard
+            .filter(|u| matches!(u.kind, Some(up::Kind::Hello(_))))
+            .count()
+    };
+    eventually("it is asked again and again", || async { hellos() >= 5 }).await;
+    // 25, 50, 100 and 200 ms at least.
+    assert!(began.elapsed().as_millis() >= 300, "{:?}", began.elapsed());
+}
+
+/// A coordinator that is cut off itself knows no more than we do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_without_a_leader_is_told_of_and_does_not_vouch() {
+    let mut stage = Stage::new(&[]).await;
+    stage.coordinator.fall_silent(); // but for what is told here
+    let mut age = 0.0;
+    for _ in 0..3 {
+        let alive = wire::Alive {
+            revision: 10,
+            leaderless: true,
+        };
+        stage.coordinator.tell(Kind::Alive(alive)).await;
+        eventually("it is told", || async {
+            stage.proxy.readyz("feed_leaderless").await == true
+        })
+        .await;
+        let name = "maia_proxy_placement_age_seconds";
+        let now = stage.proxy.metric_seconds(name).await;
+        assert!(now > age, "it grows: {now} after {age}");
+        age = now;
+    }
+    assert_eq!(stage.proxy.metric("maia_proxy_feed_leaderless").await, 1);
 }

@@ -104,3 +104,50 @@ async fn a_lookup_without_an_answer_ends() {
     stage.coordinator.hang(false);
     assert_eq!(stage.proxy.ask(&put("here")).await.status, 200);
 }
+
+/// A snapshot makes all that is known old: what is held is looked up again, and held on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_write_outlives_a_snapshot() {
+    let stage = Stage::new(&[ON_DEMAND, "proxy.hold_budget=20s"]).await;
+    let mut client = stage.proxy.client().await;
+    client.send(put("moving")).await;
+    eventually("it is held", || async {
+        stage.proxy.explain("tenant=moving&method=PUT").await["decision"] == "hold"
+    })
+    .await;
+    let gap = wire::Delta {
+        from_revision: 50,
+        revision: 51,
+        committed_unix_us: 1,
+        changes: None,
+    };
+    stage.coordinator.tell(wire::down::Kind::Delta(gap)).await;
+    eventually("it is looked up again", || async {
+        stage.coordinator.lookups().len() == 2
+    })
+    .await;
+    let mut moved = tenant("moving", 2);
+    moved.version = 6;
+    let moved = wire::Changes {
+        tenants: vec![moved],
+        ..Default::default()
+    };
+    stage.coordinator.commit(moved).await;
+    assert_eq!(client.response().await.status, 307);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_coordinator_it_is_not_ready() {
+    let mut stage = Stage::new(&[ON_DEMAND]).await;
+    eventually("the placements are saved", || async {
+        !stage.proxy.readyz("snapshot_age_ms").await.is_null()
+    })
+    .await;
+    stage.coordinator.stop();
+    stage.proxy.restart().await;
+    eventually("what is on disk is in force", || async {
+        stage.proxy.readyz("placements").await == "disk"
+    })
+    .await;
+    assert_eq!(stage.proxy.admin("/readyz").await.unwrap().status, 503);
+}

@@ -52,3 +52,45 @@ async fn a_first_write_without_a_coordinator_is_told_to_come_back() {
     }
     assert!(stage.origin.asked().is_empty());
 }
+
+/// Each is a record for good on every voter: names that somebody makes up must not make many.
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_are_placed_at_a_bounded_rate_and_others_are_served() {
+    let stage = Stage::new(&[PLACED, "proxy.placings_per_second=1"]).await;
+    let explained = stage.proxy.explain("tenant=new&method=PUT").await;
+    assert_eq!(explained["decision"], "place");
+    let mut clients = Vec::new();
+    for number in 0..25 {
+        let mut client = stage.proxy.client().await;
+        client.send(put(&format!("new{number}"))).await;
+        clients.push(client);
+    }
+    let mut limited = 0;
+    for client in &mut clients {
+        let response = client.response().await;
+        if response.status == 503 {
+            assert_eq!(response.code(), "unavailable");
+            limited += 1;
+        }
+    }
+    assert!((5..=15).contains(&limited), "{limited} of 25, 10 at once");
+    let placings = |outcome| format!("maia_proxy_placings_total{{outcome=\"{outcome}\"}}");
+    assert_eq!(stage.proxy.metric(&placings("limited")).await, limited);
+    assert_eq!(stage.proxy.metric(&placings("placed")).await, 25 - limited);
+    assert_eq!(stage.proxy.ask(&put("here")).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_writes_of_one_tenant_place_it_once() {
+    let stage = Stage::new(&[PLACED]).await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = stage.proxy.client().await;
+        client.send(put("new")).await;
+        clients.push(client);
+    }
+    for client in &mut clients {
+        assert_eq!(client.response().await.status, 200);
+    }
+    assert_eq!(stage.coordinator.lookups().len(), 1);
+}

@@ -3,11 +3,10 @@
 //! and by the snapshot on disk, which keeps the topology as such a message.
 
 use maia_common::ids::NameError;
-use maia_common::topology::{GroupView, Leader, Region, Topology};
+use maia_common::topology::{GroupView, Leader, Region, RegionState, Topology};
 use maia_common::wire::feed as wire;
 use maia_common::{GroupId, NodeId, RegionName, TenantId, Term, Version};
 
-use super::FeedError;
 use crate::core::table::Entry;
 
 /// The topology as one message. What was reported lost is left out: a new stream forgets it.
@@ -38,49 +37,59 @@ pub fn of_topology(topology: &Topology) -> wire::Changes {
     }
 }
 
-pub(super) fn region_of(region: &wire::Region) -> Result<Region, FeedError> {
-    let malformed = |why| FeedError::Malformed {
-        what: "region",
-        why,
-    };
-    Ok(Region {
-        name: RegionName::new(region.name.as_str())?,
+/// Counts regions, groups and tenants of which not all could be read: words of a later version, or
+/// names that are none.
+#[derive(Debug, Default)]
+pub struct Unreadable(pub u64);
+
+impl Unreadable {
+    /// Counts what is an error.
+    fn count<T, E>(&mut self, read: Result<T, E>) -> Option<T> {
+        self.0 += u64::from(read.is_err());
+        read.ok()
+    }
+}
+
+/// `None`: its name can't be read. A state that can't be read is down.
+pub(super) fn region_of(region: &wire::Region, unreadable: &mut Unreadable) -> Option<Region> {
+    let state = unreadable.count(region.state.parse());
+    Some(Region {
+        name: unreadable.count(RegionName::new(region.name.as_str()))?,
         public_url: region.public_url.trim_end_matches('/').to_owned(),
         priority: region.priority,
-        state: region.state.parse().map_err(malformed)?,
+        state: state.unwrap_or(RegionState::Down),
     })
 }
 
-pub(super) fn group_of(group: &wire::Group) -> Result<GroupView, FeedError> {
-    let malformed = |why| FeedError::Malformed { what: "group", why };
-    let regions = group.regions.iter().map(|r| RegionName::new(r.as_str()));
-    let leader = |l: &wire::Leader| {
-        Ok::<_, NameError>(Leader {
-            term: Term::new(l.term),
-            node: NodeId::new(l.node),
-            region: RegionName::new(l.region.as_str())?,
+/// `None`: it can't be read.
+pub(super) fn group_of(group: &wire::Group, unreadable: &mut Unreadable) -> Option<GroupView> {
+    let mode = unreadable.count(group.mode.parse())?;
+    let read = || {
+        let regions = group.regions.iter().map(|r| RegionName::new(r.as_str()));
+        let leader = |l: &wire::Leader| {
+            Ok::<_, NameError>(Leader {
+                term: Term::new(l.term),
+                node: NodeId::new(l.node),
+                region: RegionName::new(l.region.as_str())?,
+            })
+        };
+        Ok::<_, NameError>(GroupView {
+            home_region: RegionName::new(group.home_region.as_str())?,
+            mode,
+            regions: regions.collect::<Result<_, _>>()?,
+            leader: group.leader.as_ref().map(leader).transpose()?,
+            leaderless_since: None,
         })
     };
-    Ok(GroupView {
-        home_region: RegionName::new(group.home_region.as_str())?,
-        mode: group.mode.parse().map_err(malformed)?,
-        regions: regions.collect::<Result<_, _>>()?,
-        leader: group.leader.as_ref().map(leader).transpose()?,
-        leaderless_since: None,
-    })
+    unreadable.count(read())
 }
 
-/// A tenant and its entry.
-///
-/// # Errors
-/// [`FeedError`]: a part of it that can't be read.
-pub fn tenant_of(tenant: &wire::Tenant) -> Result<(TenantId, Entry), FeedError> {
+/// A tenant and its entry; `None`: its name can't be read, and no request can bear it. A routing
+/// that can't be read is the proxy's own.
+pub fn tenant_of(tenant: &wire::Tenant, unreadable: &mut Unreadable) -> Option<(TenantId, Entry)> {
     let write_routing = match tenant.write_routing.as_str() {
         "" => None,
-        text => Some(text.parse().map_err(|why| FeedError::Malformed {
-            what: "write routing",
-            why,
-        })?),
+        text => unreadable.count(text.parse()),
     };
     let entry = Entry {
         group: GroupId::new(tenant.group),
@@ -88,5 +97,6 @@ pub fn tenant_of(tenant: &wire::Tenant) -> Result<(TenantId, Entry), FeedError> 
         holding: tenant.holding,
         write_routing,
     };
-    Ok((TenantId::new(tenant.tenant.as_str())?, entry))
+    let tenant = unreadable.count(TenantId::new(tenant.tenant.as_str()))?;
+    Some((tenant, entry))
 }

@@ -94,16 +94,35 @@ impl Proxy {
             Ok(tenant) => tenant,
             Err(e) => return Some(Answer::problem(e.code(), tenant_detail(e))),
         };
-        let mut verdict = self.verdict(tenant, &facts_of(request, ctx.class), request.raw_path());
-        if matches!(verdict, Verdict::Missing | Verdict::Unplaced) {
-            let request = request.clone();
-            verdict = self.settle(&request, ctx.class, verdict).await;
-        }
-        match verdict {
-            Verdict::Missing | Verdict::Unplaced => Some(expired(ErrorCode::NotYet)),
-            Verdict::Pass(epoch, reason, write) => ctx.pass(epoch, reason, write),
-            Verdict::Answer(answer) => Some(answer),
-            Verdict::Hold(reason) => self.hold(session, ctx, reason.code()).await,
+        let verdict = self.verdict(tenant, &facts_of(request, ctx.class), request.raw_path());
+        self.act(session, ctx, verdict).await
+    }
+
+    /// Does as it is decided; waits, and decides anew, as long as that is what is decided. Ends:
+    /// all waits of a request share one beginning, and lookups are counted.
+    async fn act(&self, session: &mut Session, ctx: &mut Ctx, first: Verdict) -> Option<Answer> {
+        let mut verdict = first;
+        loop {
+            verdict = match verdict {
+                Verdict::Pass(epoch, reason, write) => {
+                    if ctx.outcome != Outcome::Hold {
+                        ctx.waits_since = None; // the lookup is over, and no hold began
+                    }
+                    return ctx.pass(epoch, reason, write);
+                }
+                Verdict::Answer(answer) => return Some(answer),
+                Verdict::Hold(reason) => self.hold(session, ctx, reason.code()).await,
+                Verdict::Missing | Verdict::Unplaced => {
+                    let placing = matches!(verdict, Verdict::Unplaced);
+                    match (self.settle(session, ctx, placing).await, ctx.setback) {
+                        // What did not work just now: not before there is news.
+                        (Verdict::Pass(epoch, ..), Some(setback)) if ctx.epoch == Some(epoch) => {
+                            self.hold(session, ctx, setback.code()).await
+                        }
+                        (settled, _) => settled,
+                    }
+                }
+            };
         }
     }
 
@@ -132,14 +151,14 @@ impl Proxy {
         (length > self.config.proxy.max_body_bytes).then_some(BODY_TOO_LARGE)
     }
 
-    /// Waits until something else is decided than to wait. `None`: pass it on, or try again.
-    async fn hold(&self, session: &mut Session, ctx: &mut Ctx, first: ErrorCode) -> Option<Answer> {
+    /// Waits until something else is decided than to wait.
+    async fn hold(&self, session: &mut Session, ctx: &mut Ctx, first: ErrorCode) -> Verdict {
         ctx.outcome = Outcome::Hold;
         ctx.write = None; // nothing of it is on its way now
         ctx.reason = first.as_str();
         let budget = self.config.proxy.hold_budget;
         let began = Instant::now();
-        let until = *ctx.hold_until.get_or_insert(began + budget);
+        let until = *ctx.waits_since.get_or_insert(began) + budget;
         let again = CONNECT_EVERY.max(budget / MAX_CONNECTS);
         let request = session.req_header().clone();
         let (before, setback, class) = (ctx.epoch, ctx.setback, ctx.class);
@@ -164,16 +183,12 @@ impl Proxy {
         let gone = left(session);
         let held = self.holds.hold(changes, until, again, gone, decide).await;
         match held {
-            Held::Released(Verdict::Pass(epoch, reason, write)) => ctx.pass(epoch, reason, write),
-            Held::Released(Verdict::Answer(answer)) => Some(answer),
-            Held::Released(Verdict::Missing | Verdict::Unplaced) => {
-                Some(expired(ErrorCode::NotYet))
-            }
-            Held::Released(Verdict::Hold(_)) | Held::Expired => Some(expired(why)),
-            Held::Full => Some(expired(ErrorCode::HoldQueueFull)),
+            Held::Released(verdict) => verdict,
+            Held::Expired => Verdict::Answer(expired(why)),
+            Held::Full => Verdict::Answer(expired(ErrorCode::HoldQueueFull)),
             Held::Abandoned => {
                 session.set_keepalive(None);
-                Some(expired(why)) // nobody will read it
+                Verdict::Answer(expired(why)) // nobody will read it
             }
         }
     }
@@ -185,17 +200,14 @@ impl Proxy {
         ctx: &mut Ctx,
         setback: Setback,
     ) -> Option<Answer> {
-        let why = match setback {
-            Setback::Stale => ErrorCode::StalePlacement,
-            Setback::Refused => ErrorCode::Unavailable,
-        };
-        let answer = self.hold(session, ctx, why).await;
+        let verdict = self.hold(session, ctx, setback.code()).await;
+        let answer = self.act(session, ctx, verdict).await;
         answer.map(|answer| ctx.truthful(answer))
     }
 }
 
 /// What a hold that came to nothing is answered with.
-fn expired(why: ErrorCode) -> Answer {
+pub(super) fn expired(why: ErrorCode) -> Answer {
     match why {
         ErrorCode::StalePlacement => STALE,
         ErrorCode::Unavailable => ORIGIN_REFUSES,

@@ -1,60 +1,79 @@
 //! What can't be decided yet: the tenant must be looked up, or is to be placed at its first write.
-//! Both wait for a coordinator, within their deadlines; then it is decided anew.
+//! Both wait for a coordinator, within their deadlines and among those that are held; then it is
+//! decided anew.
+
+use std::time::Instant;
 
 use maia_common::{ErrorCode, limits};
-use pingora::http::RequestHeader;
+use pingora::proxy::Session;
 
 use super::Proxy;
-use super::admit::Verdict;
-use super::request::{facts_of, tenant_of};
-use crate::core::classify::Class;
+use super::admit::{Verdict, expired};
+use super::request::{Ctx, facts_of, tenant_of};
 use crate::shell::lookups::{LookupError, Question};
 use crate::shell::response::Answer;
 
-/// How often one request may be looked up: as unknown, to be placed, and once more where it was
-/// driven out of the cache meanwhile.
-const MAX_LOOKUPS: usize = 3;
+/// How often one request may be looked up: as unknown, to be placed, and again where it was driven
+/// out of the cache, or a snapshot came, meanwhile.
+const MAX_LOOKUPS: usize = 8;
 
 const NOT_LOOKED_UP: Answer = Answer::problem(
     ErrorCode::Unavailable,
     "the tenant's placement can't be had from a coordinator now; definitely not written",
 );
+const TOO_MANY_NEW: Answer = Answer::problem(
+    ErrorCode::Unavailable,
+    "too many new tenants are being placed; definitely not written",
+);
+const NOT_PLACED: Answer = Answer::problem(
+    ErrorCode::PlacementConflict,
+    "new tenants can't be placed as this proxy is configured to; definitely not written",
+);
 
 impl Proxy {
-    /// The verdict, or where it is to be looked up: what it is then.
+    /// Asks a coordinator, and decides anew. All that a request waits for lookups ends a lookup's
+    /// deadline after it first had to wait, and for placings with its hold budget.
     pub(super) async fn settle(
         &self,
-        request: &RequestHeader,
-        class: Class,
-        mut verdict: Verdict,
+        session: &mut Session,
+        ctx: &mut Ctx,
+        placing: bool,
     ) -> Verdict {
-        let Ok(tenant) = tenant_of(request) else {
-            return verdict;
-        };
-        for _ in 0..MAX_LOOKUPS {
-            let placing = match verdict {
-                Verdict::Missing => false,
-                Verdict::Unplaced => true,
-                settled => return settled,
-            };
-            if let Err(error) = self.look_up(tenant, placing).await {
-                tracing::debug!(%error, placing, "a tenant can't be looked up");
-                return Verdict::Answer(NOT_LOOKED_UP);
-            }
-            let facts = facts_of(request, class);
-            verdict = self.verdict(tenant, &facts, request.raw_path());
+        ctx.write = None; // nothing of it is on its way now
+        ctx.lookups += 1;
+        if ctx.lookups > MAX_LOOKUPS {
+            return Verdict::Answer(NOT_LOOKED_UP);
         }
-        Verdict::Answer(NOT_LOOKED_UP)
+        let Some(_waiting) = self.holds.wait() else {
+            return Verdict::Answer(expired(ErrorCode::HoldQueueFull));
+        };
+        let request = session.req_header();
+        let Ok(tenant) = tenant_of(request) else {
+            return Verdict::Answer(NOT_LOOKED_UP); // looked at before: never
+        };
+        let since = *ctx.waits_since.get_or_insert_with(Instant::now);
+        let deadline = if placing {
+            since + self.config.proxy.hold_budget
+        } else {
+            since + limits::LOOKUP_DEADLINE
+        };
+        let asked = tokio::time::timeout_at(deadline.into(), self.look_up(tenant, placing)).await;
+        match asked.unwrap_or(Err(LookupError::TooSlow)) {
+            Ok(()) => self.verdict(tenant, &facts_of(request, ctx.class), request.raw_path()),
+            Err(error) => {
+                tracing::debug!(%error, placing, "a tenant can't be looked up");
+                Verdict::Answer(match error {
+                    LookupError::Limited => TOO_MANY_NEW,
+                    error if placing && error.is_permanent() => NOT_PLACED,
+                    _ => NOT_LOOKED_UP,
+                })
+            }
+        }
     }
 
     /// Returns when the answer is in force here.
     async fn look_up(&self, tenant: &str, placing: bool) -> Result<(), LookupError> {
         let (placements, lookups) = (&self.placements, &self.lookups);
-        let deadline = if placing {
-            self.config.proxy.hold_budget
-        } else {
-            limits::LOOKUP_DEADLINE
-        };
         let create_under = self.config.proxy.unknown_tenant.placement();
         let ask = async {
             let question = Question {
@@ -65,15 +84,11 @@ impl Proxy {
             lookups.ask(question).await
         };
         let print = placements.key().of(tenant);
-        let work = async {
-            let answer = match placements.on_demand() {
-                Some(cache) => cache.look_up(print, placing, ask).await?,
-                None => ask.await?,
-            };
-            placements.reach(answer.revision).await;
-            Ok(())
+        let answer = match placements.on_demand() {
+            Some(cache) => cache.look_up(print, placing, ask).await?,
+            None => lookups.ask_once(print, ask).await?,
         };
-        let worked = tokio::time::timeout(deadline, work).await;
-        worked.unwrap_or(Err(LookupError::TooSlow))
+        placements.reach(answer.revision).await;
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::HeaderValue;
+use maia_common::ErrorCode;
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 
@@ -24,6 +25,16 @@ pub(super) enum Setback {
     Refused,
     /// 421.
     Stale,
+}
+
+impl Setback {
+    /// What a wait that comes to nothing after it is answered with.
+    pub(super) const fn code(self) -> ErrorCode {
+        match self {
+            Setback::Stale => ErrorCode::StalePlacement,
+            Setback::Refused => ErrorCode::Unavailable,
+        }
+    }
 }
 
 /// Whether the origin may have carried the request out.
@@ -51,7 +62,10 @@ pub struct Ctx {
     pub(super) write: Option<Write>,
     pub(super) request_id: Option<HeaderValue>,
     pub(super) received_bytes: u64,
-    pub(super) hold_until: Option<Instant>,
+    /// When it first had to wait, for its tenant or its primary.
+    pub(super) waits_since: Option<Instant>,
+    /// How often its tenant was looked up.
+    pub(super) lookups: usize,
     pub(super) setback: Option<Setback>,
     pub(super) tries: usize,
     pub(super) stale: bool,
@@ -77,7 +91,8 @@ impl Ctx {
             write: None,
             request_id: None,
             received_bytes: 0,
-            hold_until: None,
+            waits_since: None,
+            lookups: 0,
             setback: None,
             tries: 0,
             stale: false,

@@ -19,6 +19,10 @@ pub struct World {
     pub revision: u64,
     /// Whether a snapshot begins with the number of its tenants.
     pub tells_how_many: bool,
+    /// How long a subscriber waits for its first message.
+    pub delay: Duration,
+    /// Streams end after their snapshot.
+    pub ends: bool,
     pub changes: wire::Changes,
 }
 
@@ -87,6 +91,8 @@ impl World {
         Self {
             revision: 10,
             tells_how_many: true,
+            delay: Duration::ZERO,
+            ends: false,
             changes: wire::Changes {
                 regions: vec![
                     region("a", "http://a.example"),
@@ -358,6 +364,8 @@ impl feed_server::Feed for Service {
             .message()
             .await?
             .ok_or_else(|| Status::invalid_argument("no hello"))?;
+        let delay = self.0.lock().unwrap().world.delay;
+        tokio::time::sleep(delay).await;
         let receiver = {
             let mut shared = self.0.lock().unwrap();
             let topology_only = matches!(
@@ -370,7 +378,9 @@ impl feed_server::Feed for Service {
             for message in snapshot {
                 sender.try_send(Ok(message)).unwrap();
             }
-            shared.subscribers.push(sender);
+            if !shared.world.ends {
+                shared.subscribers.push(sender);
+            }
             receiver
         };
         let shared = Arc::clone(&self.0);
