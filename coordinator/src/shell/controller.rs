@@ -283,13 +283,16 @@ impl Controller {
     }
 }
 
+/// A batch of placements, and the key after which to look on.
+type Abandoned = (Vec<(Placement, Revision)>, Option<String>);
+
 /// Placements in these groups, a batch of them, after the tenant with this key; and where to go on,
 /// none: from the beginning. Reads a bounded number of tenants.
 fn tenants_of(
     store: &dyn Metastore,
     groups: &BTreeSet<GroupId>,
     mut after: Option<String>,
-) -> Result<(Vec<(Placement, Revision)>, Option<String>), MetastoreError> {
+) -> Result<Abandoned, MetastoreError> {
     let mut found = Vec::new();
     store.read(&mut |view| {
         for _ in 0..ABANDON_PAGES {
