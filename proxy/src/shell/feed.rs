@@ -41,8 +41,8 @@ const SILENCE: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long what was loaded from disk waits for a coordinator's first message, from the start.
 const FIRST_MESSAGE: Duration = Duration::from_secs(1);
-/// How long it waits for one that has said something to bring what it has, from the start.
-const CAUGHT_UP: Duration = Duration::from_secs(3);
+/// How long it waits after that for one that has said something to bring what it has: 3 s in all.
+const CAUGHT_UP: Duration = Duration::from_secs(2);
 /// A stream that lived so long and vouched for what is in force is worth another at once.
 const WELL_AFTER: Duration = Duration::from_secs(5);
 /// How often it is looked whether the writes before a hold are through, while one waits.
@@ -115,7 +115,7 @@ impl Follower {
     async fn wait_no_longer(&self) {
         tokio::time::sleep(FIRST_MESSAGE).await;
         if self.connected.load(Ordering::Relaxed) {
-            tokio::time::sleep(CAUGHT_UP - FIRST_MESSAGE).await;
+            tokio::time::sleep(CAUGHT_UP).await;
         }
         self.enforce("no coordinator has brought anything newer in time");
     }

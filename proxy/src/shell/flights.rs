@@ -122,26 +122,6 @@ impl Flights {
             .map(|(flight, _)| Arc::clone(&flight.cell))
     }
 
-    /// Asks about the tenant, unless an answer that names a placement has come for those who asked
-    /// at the same time. For proxies that keep no answers.
-    ///
-    /// # Errors
-    /// Those of `ask`.
-    pub async fn ask_once(
-        &self,
-        print: Fingerprint,
-        ask: impl Future<Output = Result<Answer, LookupError>>,
-    ) -> Result<Answer, LookupError> {
-        let passenger = self.board(print, None)?;
-        let _turn = passenger.turn().await;
-        if let Some(answer) = passenger.cell().answer(0).filter(|a| a.entry.is_some()) {
-            return Ok(answer);
-        }
-        let answer = ask.await?;
-        passenger.cell().offer(0, answer);
-        Ok(answer)
-    }
-
     fn lock(&self) -> MutexGuard<'_, HashMap<Fingerprint, (Arc<Flight>, usize)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -157,6 +137,27 @@ impl Passenger<'_> {
     /// Waits until nobody else of the flight asks.
     pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.flight.turn.lock().await
+    }
+}
+
+impl Passenger<'_> {
+    /// Asks about the tenant, unless an answer that names a placement has come for those who asked
+    /// at the same time. For proxies that keep no answers: whoever stays aboard until the answer is
+    /// in force keeps those who come meanwhile from asking again.
+    ///
+    /// # Errors
+    /// Those of `ask`.
+    pub async fn ask_once(
+        &self,
+        ask: impl Future<Output = Result<Answer, LookupError>>,
+    ) -> Result<Answer, LookupError> {
+        let _turn = self.turn().await;
+        if let Some(answer) = self.cell().answer(0).filter(|a| a.entry.is_some()) {
+            return Ok(answer);
+        }
+        let answer = ask.await?;
+        self.cell().offer(0, answer);
+        Ok(answer)
     }
 }
 
@@ -185,8 +186,9 @@ mod tests {
     async fn all_who_ask_at_once_get_one_answer_and_the_next_asks_anew() {
         let flights = Flights::default();
         let asked = std::sync::atomic::AtomicUsize::new(0);
-        let ask = || {
-            flights.ask_once(PRINT, async {
+        let ask = async || {
+            let passenger = flights.board(PRINT, None)?;
+            let question = async {
                 asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                 tokio::task::yield_now().await;
                 let entry = Entry {
@@ -198,7 +200,8 @@ mod tests {
                 let revision = Revision::new(5);
                 let entry = Some(entry);
                 Ok(Answer { revision, entry })
-            })
+            };
+            passenger.ask_once(question).await
         };
         let (one, two) = tokio::join!(ask(), ask());
         assert!(one.is_ok() && two.is_ok());

@@ -24,7 +24,7 @@ use crate::core::feed::{Unreadable, tenant_of};
 use crate::core::fingerprint::Fingerprint;
 use crate::core::table::Entry;
 use crate::core::token_bucket::TokenBucket;
-use crate::shell::flights::Flights;
+use crate::shell::flights::{Flights, Passenger};
 use crate::shell::metrics::{Metrics, Placing};
 
 /// The coordinator's end of the feed's protocol.
@@ -155,16 +155,12 @@ impl Lookups {
         result
     }
 
-    /// As [`Lookups::ask`], one question for all who ask at once.
+    /// Joins those who have the same tenant placed.
     ///
     /// # Errors
-    /// [`LookupError`]
-    pub async fn ask_once(
-        &self,
-        print: Fingerprint,
-        ask: impl Future<Output = Result<Answer, LookupError>>,
-    ) -> Result<Answer, LookupError> {
-        self.flights.ask_once(print, ask).await
+    /// [`LookupError::TooMany`]
+    pub fn board(&self, print: Fingerprint) -> Result<Passenger<'_>, LookupError> {
+        self.flights.board(print, None)
     }
 
     fn take(&self, bucket: &Mutex<TokenBucket>) -> bool {

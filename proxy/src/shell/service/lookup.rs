@@ -84,11 +84,14 @@ impl Proxy {
             lookups.ask(question).await
         };
         let print = placements.key().of(tenant);
-        let answer = match placements.on_demand() {
-            Some(cache) => cache.look_up(print, placing, ask).await?,
-            None => lookups.ask_once(print, ask).await?,
-        };
-        placements.reach(answer.revision).await;
+        if let Some(cache) = placements.on_demand() {
+            let answer = cache.look_up(print, placing, ask).await?;
+            placements.reach(answer.revision).await;
+        } else {
+            let passenger = lookups.board(print)?;
+            let answer = passenger.ask_once(ask).await?;
+            placements.reach(answer.revision).await;
+        }
         Ok(())
     }
 }

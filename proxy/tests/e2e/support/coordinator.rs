@@ -162,7 +162,15 @@ impl Coordinator {
     }
 
     pub async fn start_at(address: SocketAddr, world: World) -> Self {
-        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        // One that was stopped there may be on its way out.
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        let listener = loop {
+            match tokio::net::TcpListener::bind(address).await {
+                Ok(listener) => break listener,
+                Err(e) => assert!(tokio::time::Instant::now() < deadline, "{address}: {e}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
         let address = listener.local_addr().unwrap();
         let service = Service::default();
         service.0.lock().unwrap().world = world;
