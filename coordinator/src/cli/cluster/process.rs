@@ -163,7 +163,10 @@ impl Process {
         let is_dead = stat
             .rsplit_once(") ")
             .is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
-        self.pid != 0 && has_no_line && !is_dead
+        // The first thread may be dead while others still end; the last one closes the files.
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid));
+        let others_live = threads.is_ok_and(|threads| threads.count() > 1);
+        self.pid != 0 && has_no_line && (!is_dead || others_live)
     }
 
     /// Sends a signal; `false` when the process is gone.
