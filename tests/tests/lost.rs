@@ -67,11 +67,11 @@ async fn the_only_first_member_does_not_begin_anew_on_a_wiped_disk() {
     for extra in [&second, &third] {
         extra.ready(&cluster).await;
         let asked = extra.api(&cluster, Method::GET, "/admin/replication/election");
-        let election = cluster.client.send(&asked).await.json();
-        assert!(
-            [2, 3].contains(&election["leader"].as_u64().unwrap_or(0)),
-            "{election}"
-        );
+        wait_until(SOON, "one of them leads", || async {
+            let election = cluster.client.send(&asked).await.json();
+            [2, 3].contains(&election["leader"].as_u64().unwrap_or(0))
+        })
+        .await;
         let asked = extra.api(&cluster, Method::GET, "/admin/nodes");
         let nodes = cluster.client.send(&asked).await.json();
         let rows = nodes["nodes"].as_array().cloned().unwrap_or_default();
