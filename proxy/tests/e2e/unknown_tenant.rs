@@ -5,6 +5,9 @@ use crate::support::{Stage, request};
 
 const PLACED: &str = r#"proxy.unknown_tenant={"primary_region":"a","replicas":["b"]}"#;
 
+/// Longer than a busy machine takes; what is placed in time is not what these tests look at.
+const PATIENT: &str = "proxy.hold_budget=10s";
+
 fn put(tenant: &str) -> String {
     request("PUT", "/v1/x", tenant, "", "body")
 }
@@ -12,7 +15,7 @@ fn put(tenant: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_write_places_its_tenant_and_waits_until_that_is_in_force() {
     for table in ["proxy.table=full", "proxy.table=on-demand"] {
-        let stage = Stage::new(&[PLACED, table]).await;
+        let stage = Stage::new(&[PLACED, PATIENT, table]).await;
         let read = stage
             .proxy
             .ask(&request("GET", "/v1/x", "new", "", ""))
@@ -56,7 +59,7 @@ async fn a_first_write_without_a_coordinator_is_told_to_come_back() {
 /// Each is a record for good on every voter: names that somebody makes up must not make many.
 #[tokio::test(flavor = "multi_thread")]
 async fn tenants_are_placed_at_a_bounded_rate_and_others_are_served() {
-    let stage = Stage::new(&[PLACED, "proxy.placings_per_second=1"]).await;
+    let stage = Stage::new(&[PLACED, PATIENT, "proxy.placings_per_second=1"]).await;
     let explained = stage.proxy.explain("tenant=new&method=PUT").await;
     assert_eq!(explained["decision"], "place");
     let mut clients = Vec::new();
@@ -82,7 +85,7 @@ async fn tenants_are_placed_at_a_bounded_rate_and_others_are_served() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn first_writes_of_one_tenant_place_it_once() {
-    let stage = Stage::new(&[PLACED]).await;
+    let stage = Stage::new(&[PLACED, PATIENT]).await;
     let mut clients = Vec::new();
     for _ in 0..20 {
         let mut client = stage.proxy.client().await;

@@ -1,5 +1,6 @@
 //! A coordinator's feed, without a coordinator.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -126,12 +127,15 @@ struct Shared {
     subscribers: Vec<mpsc::Sender<Down>>,
     heard: Vec<wire::Up>,
     lookups: Vec<wire::LookupRequest>,
+    /// Committed and not told yet, in the order of revisions.
+    untold: VecDeque<wire::Delta>,
     /// Whether lookups are left without an answer.
     hangs: bool,
 }
 
+/// The second lock is the turn to tell: what was committed first is told first.
 #[derive(Clone, Default)]
-struct Service(Arc<Mutex<Shared>>);
+struct Service(Arc<Mutex<Shared>>, Arc<tokio::sync::Mutex<()>>);
 
 pub struct Coordinator {
     pub address: SocketAddr,
@@ -248,9 +252,8 @@ impl Coordinator {
 
     /// Commits changes and tells them.
     pub async fn commit(&self, changes: wire::Changes) -> u64 {
-        let delta = self.service.commit(changes);
-        let revision = delta.revision;
-        self.service.push(Kind::Delta(delta)).await;
+        let revision = self.service.commit(changes);
+        self.service.tell_next().await;
         revision
     }
 
@@ -274,16 +277,26 @@ fn merge(world: &mut wire::Changes, changes: &wire::Changes) {
 }
 
 impl Service {
-    fn commit(&self, changes: wire::Changes) -> wire::Delta {
+    fn commit(&self, changes: wire::Changes) -> u64 {
         let mut shared = self.0.lock().unwrap();
         let from_revision = shared.world.revision;
         shared.world.revision += 1;
         merge(&mut shared.world.changes, &changes);
-        wire::Delta {
+        shared.untold.push_back(wire::Delta {
             from_revision,
             revision: from_revision + 1,
             committed_unix_us: now_us(),
             changes: Some(changes),
+        });
+        from_revision + 1
+    }
+
+    /// Tells the oldest change that was not told yet.
+    async fn tell_next(&self) {
+        let _turn = self.1.lock().await;
+        let next = self.0.lock().unwrap().untold.pop_front();
+        if let Some(delta) = next {
+            self.push(Kind::Delta(delta)).await;
         }
     }
 
@@ -352,12 +365,12 @@ impl feed_server::Feed for Service {
                 ..Default::default()
             };
             // The answer comes before the delta does: the proxy waits for it.
-            let delta = self.commit(changes);
+            self.commit(changes);
             answer = self.0.lock().unwrap().world.answer(&request.tenant);
             let service = self.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                service.push(Kind::Delta(delta)).await;
+                service.tell_next().await;
             });
         }
         Ok(Response::new(answer))
