@@ -14,7 +14,11 @@ use crate::{Options, wait_until, wait_value};
 const LOAD_TARGET: Duration = Duration::from_secs(120);
 const RESTART_TARGET: Duration = Duration::from_secs(3);
 const BYTES_PER_TENANT: f64 = 64.0;
-/// How long a proxy may take to give memory back, or to write its snapshot.
+/// As `docs/misses.md` has it, for tenants that came as changes.
+const ACCEPTED_BYTES: f64 = 300.0;
+/// How long a proxy may take to give memory back.
+const GIVES_BACK: Duration = Duration::from_secs(20);
+/// How long a proxy may take to know all, to serve, or to write its snapshot.
 const SETTLES: Duration = Duration::from_secs(90);
 const PREFIX: &str = "m";
 
@@ -83,13 +87,18 @@ impl Shown {
                 let now = process::resident_bytes(status.regions[i].proxy_pid);
                 now.saturating_sub(self.empty_bytes[i]) as f64 / self.tenants as f64
             };
-            let end = Instant::now() + SETTLES;
+            let end = Instant::now() + GIVES_BACK;
             while per_tenant() > BYTES_PER_TENANT && Instant::now() < end {
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
             let figure = format!("{:.1} bytes a tenant above the empty one", per_tenant());
             let what = format!("memory of proxy {i} {when}");
-            report.line(&what, &figure, per_tenant() <= BYTES_PER_TENANT);
+            let holds = per_tenant() <= BYTES_PER_TENANT;
+            if holds || per_tenant() > ACCEPTED_BYTES {
+                report.line(&what, &figure, holds);
+            } else {
+                report.accepted(&what, &figure);
+            }
         }
     }
 
@@ -227,13 +236,11 @@ impl Shown {
                 bytes[middle] ^= 1;
             }
             std::fs::write(&path, bytes).expect("the disk has room");
+            let logged = self.cluster.proxy_log(0).len();
             let took = self.start_proxy().await;
-            let log = self.cluster.proxy_log(0);
-            let refused = log
-                .lines()
-                .rev()
-                .take(200)
-                .any(|line| line.contains("snapshot") && line.contains("refused"));
+            // Requests that came too early are in the log, too: any number of lines.
+            let log = self.cluster.proxy_log(0).split_off(logged);
+            let refused = log.contains("the snapshot on disk is refused");
             let known = self.known_to(0).await;
             let figure = format!(
                 "refused in the log: {refused}; rebuilt from the feed: {} tenants, a right 307 \
