@@ -65,9 +65,10 @@ peers:
 show-01: build
 	$(BIN)/show 01
 
-## make show-02   placements at scale, a million tenants (about 15 minutes); fails on a miss
+## make show-02   placements at scale, a million tenants (about 25 minutes); fails on a miss
 show-02: build
 	$(BIN)/show 02
+	cargo bench --workspace --locked --profile release --bench decide
 	$(MAKE) peers
 
 ## make soak      the long runs: 50 kills of a primary, a million tenants with 50 kills beside
