@@ -151,6 +151,7 @@ pub struct GroupView {
 impl GroupView {
     /// The leader that may be taking writes now.
     #[must_use]
+    #[inline]
     pub fn live_leader(&self) -> Option<&Leader> {
         self.leader
             .as_ref()

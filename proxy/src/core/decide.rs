@@ -168,6 +168,7 @@ impl Decision<'_> {
 
 /// Decides. `entry` was loaded before `topology` (architecture.md, "The way of a request").
 #[must_use]
+#[inline]
 pub fn decide<'t>(
     facts: &Facts<'_>,
     entry: Option<&Entry>,
@@ -186,6 +187,7 @@ pub fn decide<'t>(
     }
 }
 
+#[inline]
 fn write<'t>(
     entry: &Entry,
     group: &'t GroupView,
@@ -216,6 +218,7 @@ fn write<'t>(
     }
 }
 
+#[inline]
 fn read<'t>(
     facts: &Facts<'_>,
     entry: &Entry,
@@ -282,10 +285,12 @@ fn elsewhere<'t>(
 }
 
 /// A draining region serves what it has; one that is down serves nothing.
+#[inline]
 fn usable(region: &Region) -> bool {
     region.state != RegionState::Down
 }
 
+#[inline]
 fn epoch(entry: &Entry, group: &GroupView) -> Epoch {
     Epoch {
         group: entry.group,

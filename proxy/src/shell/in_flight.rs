@@ -23,6 +23,7 @@ struct Bucket {
 }
 
 impl Bucket {
+    #[inline]
     fn side(&self, epoch: u32) -> &AtomicU32 {
         &self.sides[(epoch % 2) as usize]
     }
@@ -41,6 +42,7 @@ pub struct InFlight {
 pub struct Write(&'static AtomicU32);
 
 impl Drop for Write {
+    #[inline]
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
@@ -55,6 +57,7 @@ impl InFlight {
         Box::leak(Box::new(Self { buckets }))
     }
 
+    #[inline]
     fn bucket(&self, print: Fingerprint) -> &Bucket {
         // Other bits than those that name shards.
         &self.buckets[(print.low >> 48) as usize % BUCKETS]

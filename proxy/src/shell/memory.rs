@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-/// When to call [`give_back`] after a table was replaced: an idle thread holds the old one for up
-/// to a second, the feed's next message frees it, and mimalloc keeps its pages for one more second
+/// When to call [`give_back`] after a table was replaced: the feed's next message frees the old one,
+/// and mimalloc keeps its pages for one more second
 /// (its `purge_delay`).
 pub const GIVE_BACK_AFTER: Duration = Duration::from_secs(4);
 

@@ -44,6 +44,7 @@ pub enum Known {
 impl Known {
     /// As a table knows it that has all tenants.
     #[must_use]
+    #[inline]
     pub fn of(entry: Option<Entry>) -> Self {
         entry.map_or(Known::Unplaced, Known::Placed)
     }

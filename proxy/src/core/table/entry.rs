@@ -82,11 +82,13 @@ impl Packed {
         Self(self.0 | other.0 & u64::from(same).wrapping_neg())
     }
 
+    #[inline]
     pub(super) fn is_taken(self) -> bool {
         self.0 & TAKEN != 0
     }
 
     /// The entry; `wide` are those that are kept whole.
+    #[inline]
     pub(super) fn entry(self, wide: &[Entry]) -> Option<Entry> {
         if !self.is_taken() {
             return None;

@@ -50,6 +50,7 @@ impl Slot {
         }
     }
 
+    #[inline]
     pub(super) fn print(&self) -> Fingerprint {
         Fingerprint {
             high: self.high,
@@ -101,6 +102,7 @@ impl Shard {
         None
     }
 
+    #[inline]
     fn wide(&self) -> &[Entry] {
         self.wide.as_deref().unwrap_or_default()
     }
