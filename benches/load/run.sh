@@ -5,13 +5,16 @@
 #
 #   benches/load/run.sh            starts a cluster in a temporary folder, and ends it
 #   benches/load/run.sh DIR        uses the cluster that runs in DIR
+#
+# The binaries are those of MAIA_BIN_DIR, or else of the target folder.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 seconds=${LOAD_SECONDS:-10}
 connections=${LOAD_CONNECTIONS:-64}
 base_port=${LOAD_BASE_PORT:-18500}
-maiactl=${CARGO_TARGET_DIR:-$HOME/.cache/maia-edge/target}/release/maiactl
+bin=${MAIA_BIN_DIR:-${CARGO_TARGET_DIR:-$HOME/.cache/maia-edge/target}/release}
+maiactl=$bin/maiactl
 
 if ! command -v oha >/dev/null; then
     echo "load: oha is missing: cargo install oha --version 1.16.0 --locked" >&2
@@ -76,7 +79,8 @@ load misrouted load-there -c "$connections" "${write[@]}" "${proxies[0]}/v1/data
 show misrouted "misrouted writes"
 half=$((connections / 2))
 load mixed-reads load-here -c "$half" "${proxies[0]}/v1/data/notes/n1" &
-load mixed-writes load-here -c "$half" "${write[@]}" "${proxies[0]}/v1/data/notes/n1" &
-wait
+reads=$!
+load mixed-writes load-here -c "$half" "${write[@]}" "${proxies[0]}/v1/data/notes/n1"
+wait "$reads"
 show mixed-reads "mixed: reads"
 show mixed-writes "mixed: writes"

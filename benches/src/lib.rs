@@ -2,4 +2,5 @@
 
 pub mod candidates;
 pub mod names;
+pub mod stored;
 pub mod world;
