@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use maia_benches::cpu_time::CpuTime;
 use maia_benches::stored::placement;
 use maia_common::runtime::Tasks;
 use maia_common::wire::feed::Changes;
@@ -34,7 +35,7 @@ fn changes(tenants: usize) -> Changes {
     }
 }
 
-fn fan_out(criterion: &mut Criterion) {
+fn fan_out(criterion: &mut Criterion<CpuTime>) {
     let runtime: Runtime = Builder::new_current_thread().build().expect("a runtime");
     for tenants in TENANTS {
         let changes = changes(tenants);
@@ -63,7 +64,7 @@ fn fan_out(criterion: &mut Criterion) {
 
 criterion_group! {
     name = benches;
-    config = Criterion::default()
+    config = maia_benches::cpu_time::criterion()
         .sample_size(30)
         .warm_up_time(Duration::from_secs(1))
         .measurement_time(Duration::from_secs(3));

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use criterion::{
     BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
+use maia_benches::cpu_time::CpuTime;
 use maia_benches::stored::metastore;
 use maia_common::wire::feed::Down;
 use maia_coordinator::core::cluster_state::ClusterState;
@@ -57,7 +58,7 @@ fn from_disk(sections: &[Vec<u8>], tenants: usize) -> Table {
     builder.build()
 }
 
-fn snapshots(criterion: &mut Criterion) {
+fn snapshots(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("snapshot");
     group.sampling_mode(SamplingMode::Flat);
     for tenants in [100_000, 1_000_000] {
@@ -94,7 +95,7 @@ fn snapshots(criterion: &mut Criterion) {
 
 criterion_group! {
     name = benches;
-    config = Criterion::default()
+    config = maia_benches::cpu_time::criterion()
         .sample_size(10)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(4));
