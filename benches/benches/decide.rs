@@ -8,6 +8,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use maia_benches::cpu_time::CpuTime;
 use maia_benches::names::Names;
 use maia_benches::world::placements;
 use maia_proxy::core::classify::Class;
@@ -16,7 +17,7 @@ use maia_proxy::core::decide::{Decision, Facts};
 /// Enough that the tables of a million and more don't fit any cache.
 const ASKED: usize = 4_000_000;
 
-fn decisions(criterion: &mut Criterion) {
+fn decisions(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("tenant_to_decision");
     for tenants in [1_000, 100_000, 1_000_000, 10_000_000] {
         let placements = placements(tenants);
@@ -44,7 +45,7 @@ const LINE: usize = 8;
 /// Bytes of a tenant in the table.
 const TENANT_BYTES: usize = 36;
 
-fn one_access(criterion: &mut Criterion) {
+fn one_access(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("one_access");
     for tenants in [1_000, 100_000, 1_000_000, 10_000_000] {
         let lines = tenants * TENANT_BYTES / (LINE * size_of::<u64>());
@@ -65,7 +66,7 @@ fn one_access(criterion: &mut Criterion) {
 
 criterion_group! {
     name = benches;
-    config = Criterion::default().sample_size(30);
+    config = maia_benches::cpu_time::criterion().sample_size(30);
     targets = decisions, one_access
 }
 criterion_main!(benches);

@@ -1,5 +1,5 @@
-//! The metastore in memory: the same transactions without a log or a disk. For tests of what
-//! stands on a metastore, and for the conformance suite.
+//! The metastore in memory: the same transactions without a log or a disk. For tests and
+//! benches of what stands on a metastore, and for the conformance suite.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -79,6 +79,18 @@ impl Default for MemoryMetastore {
 }
 
 impl MemoryMetastore {
+    /// One that goes on from this state.
+    ///
+    /// # Errors
+    /// [`StateError`] when the state's revision can't be read.
+    pub fn of(state: MemoryState) -> Result<Self, StateError> {
+        let revision = core::current_revision(&state)?;
+        Ok(Self {
+            state: Mutex::new(state),
+            revisions: notify::Sender::new(revision),
+        })
+    }
+
     fn run(&self, transaction: &Transaction) -> Result<Outcome, MetastoreError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut mutations = Mutations::default();

@@ -6,8 +6,7 @@
 use std::time::Duration;
 
 /// When to call [`give_back`] after a table was replaced: the feed's next message frees the old one,
-/// and mimalloc keeps its pages for one more second
-/// (its `purge_delay`).
+/// and mimalloc keeps its pages for one more second (its `purge_delay`).
 pub const GIVE_BACK_AFTER: Duration = Duration::from_secs(4);
 
 /// Larger than any block that shares its page with others. Never touched, so it costs no memory.
