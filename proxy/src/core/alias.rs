@@ -12,7 +12,9 @@ const OURS: [&str; 4] = [
     "x-forwarded-for",
     "x-forwarded-proto",
 ];
-const FAMILY: &str = "x-maia-";
+
+/// What the product's own names begin with.
+pub const FAMILY: &str = "x-maia-";
 
 /// Whether a name, in lower case, is none of ours but becomes one where all that is neither letter
 /// nor digit is folded into one character.
@@ -36,6 +38,9 @@ mod tests {
     fn our_names_begin_as_the_short_cut_says() {
         for name in OURS.iter().chain([&FAMILY]) {
             assert!(name.starts_with(['x', 'i']), "{name}");
+        }
+        for name in headers::INTERNAL.iter().chain([&headers::ACKED_REGIONS]) {
+            assert!(name.starts_with(FAMILY), "{name}");
         }
     }
 

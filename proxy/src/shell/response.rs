@@ -27,6 +27,7 @@ use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{ErrorType, OrErr};
 
+use crate::core::alias::FAMILY;
 use crate::core::decide::RedirectReason;
 use crate::shell::names::{PRIMARY_REGION, REDIRECT_REASON, REGION, REQUEST_ID};
 use crate::shell::stream::Guard;
@@ -123,7 +124,10 @@ pub fn mark(response: &mut ResponseHeader, mark: Mark<'_>) -> Result<()> {
     // As its parts, where names need not be kept, and hashed, a second time for their case.
     let mut parts = Parts::from(std::mem::replace(response, empty.into()));
     let headers = &mut parts.headers;
-    let is_internal = |name: &&HeaderName| headers::INTERNAL.contains(&name.as_str());
+    let is_internal = |name: &&HeaderName| {
+        let name = name.as_str();
+        name.starts_with(FAMILY) && headers::INTERNAL.contains(&name)
+    };
     // Usually there is none, and nothing is allocated.
     let internal: Vec<HeaderName> = headers.keys().filter(is_internal).cloned().collect();
     for name in internal {
@@ -169,7 +173,8 @@ pub async fn send(
     {
         let discarded = discard(session);
         // The client resets the stream once it has the answer, or sends on until the time is over.
-        let _either_way = tokio::time::timeout(guard.linger_timeout(), discarded).await;
+        let discarded = tokio::time::timeout(guard.linger_timeout(), discarded);
+        let _either_way = Box::pin(discarded).await;
     }
     Ok(())
 }
@@ -231,7 +236,7 @@ async fn settle_body(session: &mut Session, guard: Option<&Guard>) {
         return;
     }
     if worth_draining(session) {
-        let drained = tokio::time::timeout(MAX_DRAIN_TIME, drain(session)).await;
+        let drained = Box::pin(tokio::time::timeout(MAX_DRAIN_TIME, drain(session))).await;
         if drained.unwrap_or(false) {
             return;
         }

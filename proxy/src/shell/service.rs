@@ -200,7 +200,7 @@ impl ProxyHttp for Proxy {
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         ctx.tries += 1;
         if let Some(setback) = ctx.setback {
-            let answer = self.after_setback(session, ctx, setback).await;
+            let answer = Box::pin(self.after_setback(session, ctx, setback)).await;
             ctx.setback = None;
             if answer.is_some() {
                 ctx.answer = answer;
@@ -300,7 +300,7 @@ impl ProxyHttp for Proxy {
         if response.status.as_u16() == 421 {
             ctx.setback = Some(Setback::Stale);
             ctx.was_refused();
-            self.doubt(session, ctx).await;
+            Box::pin(self.doubt(session, ctx)).await;
             self.metrics.upstream_error(UpstreamError::Stale);
             return Err(
                 Error::explain(ErrorType::Custom("stale"), "the origin says 421").into_up(),

@@ -111,13 +111,17 @@ impl Proxy {
                     return ctx.pass(epoch, reason, write);
                 }
                 Verdict::Answer(answer) => return Some(answer),
-                Verdict::Hold(reason) => self.hold(session, ctx, reason.code()).await,
+                // Boxed, as all that waits: every request would carry the room for it.
+                Verdict::Hold(reason) => Box::pin(self.hold(session, ctx, reason.code())).await,
                 Verdict::Missing | Verdict::Unplaced => {
                     let placing = matches!(verdict, Verdict::Unplaced);
-                    match (self.settle(session, ctx, placing).await, ctx.setback) {
+                    match (
+                        Box::pin(self.settle(session, ctx, placing)).await,
+                        ctx.setback,
+                    ) {
                         // What did not work just now: not before there is news.
                         (Verdict::Pass(epoch, ..), Some(setback)) if ctx.epoch == Some(epoch) => {
-                            self.hold(session, ctx, setback.code()).await
+                            Box::pin(self.hold(session, ctx, setback.code())).await
                         }
                         (settled, _) => settled,
                     }
