@@ -43,7 +43,7 @@ fn decisions(criterion: &mut Criterion<CpuTime>) {
 /// Bytes of a cache line, in words.
 const LINE: usize = 8;
 /// Bytes of a tenant in the table.
-const TENANT_BYTES: usize = 36;
+const TENANT_BYTES: usize = 33;
 
 fn one_access(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("one_access");

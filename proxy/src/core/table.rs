@@ -1,5 +1,5 @@
 //! Tenant → [`Entry`]: read for every request, without a lock, an atomic write or an allocation.
-//! Keeps fingerprints in place of names (`fingerprint`), about 36 bytes a tenant; chosen by
+//! Keeps fingerprints in place of names (`fingerprint`), about 33 bytes a tenant; chosen by
 //! benchmark (`benches/benches/table.rs`, docs/proxy.md).
 //!
 //! ```text
