@@ -67,9 +67,8 @@ show-01: build
 
 ## make show-02   placements at scale, a million tenants (about 25 minutes); fails on a miss
 show-02: build
-	$(BIN)/show 02
 	cargo bench --workspace --locked --profile release --bench decide
-	$(MAKE) peers
+	missed=0; $(BIN)/show 02 || missed=1; $(MAKE) peers || missed=1; exit $$missed
 
 ## make soak      the long runs: 50 kills of a primary, a million tenants with 50 kills beside
 soak: build
