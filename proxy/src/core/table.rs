@@ -3,12 +3,12 @@
 //! benchmark (`benches/benches/table.rs`, docs/proxy.md).
 //!
 //! ```text
-//! Table ─▶ fans ─▶ 64 shards each ─▶ slots (table/shard)
+//! Table ─▶ fans ─▶ 128 shards each ─▶ slots (table/shard)
 //!            └ a change copies the list of fans, its fan, its shard; all else is shared
 //! ```
 //! A table never changes: a change makes another one, and whoever reads the old one reads it whole.
 //! The number of shards follows from the number of tenants, so that a change copies some
-//! hundred entries; a table that outgrows its shards is split anew, at a cost that its growth has
+//! dozens of entries; a table that outgrows its shards is split anew, at a cost that its growth has
 //! paid for.
 
 use std::sync::Arc;
@@ -24,10 +24,10 @@ pub use entry::Entry;
 pub use shard::{Change, Shard};
 
 /// Tenants of one shard, on average, above which the table is split anew.
-const MAX_SHARD_TENANTS: usize = 512;
-/// Shards of a fan: at ten million tenants there are 1024 fans, so a change copies as many pointers and
-/// 64 shards' heads, 11 KiB.
-const FAN: usize = 64;
+const MAX_SHARD_TENANTS: usize = 128;
+/// Shards of a fan: at ten million tenants there are up to 2048 fans, so a change copies as many pointers
+/// and 128 shards' heads, 19 KiB.
+const FAN: usize = 128;
 
 /// All tenants at one moment.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use crate::core::fingerprint::Fingerprint;
 
 /// Tenants of one shard in a table that was just built: what a change copies. A load changes some hundred
 /// tenants at a time, in as many shards: with large ones each step would copy the whole table.
-const SHARD_TENANTS: usize = 256;
+const SHARD_TENANTS: usize = 64;
 /// Reserved at most on a coordinator's word: a table this large takes its time to fill anyway.
 const MAX_RESERVED: usize = 1 << 24;
 
