@@ -36,8 +36,9 @@ pub fn may_stamp<T: PartialEq>(applied_term: Option<T>, own_term: T) -> bool {
 
 /// Whether a node may lead, by how far its wall clock is from those of the members that it has heard
 /// (theirs minus its own, in milliseconds): it must be within the bound of a majority of the
-/// group's members, itself counted. Members that were not heard count as near: a node that hears
-/// nobody leads nobody.
+/// group's members, itself counted. Members that were not heard lately count as near: a node that
+/// hears nobody leads nobody, and what was heard long ago may have been set right since; nodes that
+/// went by it would wait for one another for ever.
 #[must_use]
 pub fn may_lead(offsets_ms: &[i64], members: usize, max_clock_offset: Duration) -> bool {
     let bound = u64::try_from(max_clock_offset.as_millis()).unwrap_or(u64::MAX);

@@ -39,7 +39,7 @@ impl World {
         if self.now > self.plan.busy {
             return;
         }
-        let next = self.rng.u64(50 * MS..500 * MS);
+        let next = self.rng.u64(50 * MS..self.plan.calm);
         self.after(next, Event::Fault);
         let n = self.rng.usize(0..MEMBERS);
         let leader = (0..MEMBERS).find(|n| self.nodes[*n].leads());

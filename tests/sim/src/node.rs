@@ -46,8 +46,9 @@ pub struct Node {
     /// Until then syncs take long.
     pub slow_disk_until: Micros,
     pub clocks: Clocks,
-    /// By how much others' wall clocks were ahead when last heard, in milliseconds.
-    pub offsets: BTreeMap<usize, i64>,
+    /// By how much others' wall clocks were ahead when last heard, in milliseconds, and when that
+    /// was by the local clock.
+    pub offsets: BTreeMap<usize, (i64, Micros)>,
     pub disk: Disk,
     pub raft: Raft,
     pub hlc: Hlc,

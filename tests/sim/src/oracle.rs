@@ -97,17 +97,17 @@ impl Oracle {
         }
         let lost = self
             .history
-            .entries()
-            .find(|(at, _, id)| !log.holds(*at, *id));
-        if let Some((at, _, id)) = lost {
+            .before(term)
+            .find(|(at, id)| !log.holds(*at, *id));
+        if let Some((at, id)) = lost {
             let found = log.entry(at).map(|entry| entry.id.to_be_bytes());
             let found = found.as_ref().map(<[u8; 8]>::as_slice);
             self.check(invariants::no_acked_loss(&id.to_be_bytes(), found));
         }
     }
 
-    /// A leader counts an entry as committed.
-    pub fn committed(&mut self, at: u64, entry: &Entry) {
+    /// The leader of a term counts an entry as committed.
+    pub fn committed(&mut self, at: u64, by: u64, entry: &Entry) {
         if !self.history.is_next(at) {
             let result = self.history.is_same(at, entry);
             self.check(result);
@@ -115,7 +115,9 @@ impl Oracle {
         }
         self.counts.committed += 1;
         let is_early = self.early.contains(&entry.id);
-        let result = self.history.push(at, entry, is_early, &mut self.counts);
+        let result = self
+            .history
+            .push((at, by), entry, is_early, &mut self.counts);
         self.check(result);
         if let Some(ack) = self.unproven.remove(&at) {
             self.prove(&ack);

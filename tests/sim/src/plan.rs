@@ -81,6 +81,8 @@ pub struct Plan {
     pub seed: u64,
     /// Whether the third member is a witness.
     pub has_witness: bool,
+    /// The longest pause between two faults.
+    pub calm: Micros,
     /// How long clients and faults go on; then all is healed and comes to rest.
     pub busy: Micros,
     /// The planted bug.
@@ -90,12 +92,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The run of a seed: even seeds have a witness.
+    /// The run of a seed: even seeds have a witness, and some see more faults than others.
     #[must_use]
     pub fn of(seed: u64) -> Self {
         Self {
             seed,
             has_witness: seed.is_multiple_of(2),
+            calm: [300, 1000, 3000][(seed / 2 % 3) as usize] * MS,
             busy: 8000 * MS,
             bug: None,
             traced: false,

@@ -22,6 +22,8 @@ use crate::report::Counts;
 struct Committed {
     term: u64,
     id: u64,
+    /// The term of the leader that committed it.
+    by: u64,
     outcome: Option<What>,
 }
 
@@ -56,9 +58,11 @@ impl History {
         &self.state
     }
 
-    /// Index, term and id of every entry.
-    pub fn entries(&self) -> impl Iterator<Item = (u64, u64, u64)> {
-        (1..).zip(&self.entries).map(|(at, e)| (at, e.term, e.id))
+    /// Index and id of every entry that was committed in an earlier term than this.
+    pub fn before(&self, term: u64) -> impl Iterator<Item = (u64, u64)> {
+        let entries = (1..).zip(&self.entries);
+        let earlier = entries.filter(move |(_, entry)| entry.by < term);
+        earlier.map(|(at, entry)| (at, entry.id))
     }
 
     pub fn contains(&self, id: u64) -> bool {
@@ -98,7 +102,7 @@ impl History {
     /// Adds the next entry, and judges it.
     pub fn push(
         &mut self,
-        at: u64,
+        (at, by): (u64, u64),
         entry: &Entry,
         is_early: bool,
         counts: &mut Counts,
@@ -120,6 +124,7 @@ impl History {
         self.entries.push(Committed {
             term: entry.term,
             id: entry.id,
+            by,
             outcome: outcome.clone(),
         });
         invariants::monotone(before, entry.term)?;

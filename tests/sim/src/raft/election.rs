@@ -42,7 +42,10 @@ impl World {
     }
 
     fn may_lead(&self, n: usize) -> bool {
-        let offsets: Vec<i64> = self.nodes[n].offsets.values().copied().collect();
+        let local = self.local(n);
+        let heard = self.nodes[n].offsets.values();
+        let lately = heard.filter(|(_, at)| local < at + 2 * ELECTION_MAX);
+        let offsets: Vec<i64> = lately.map(|(offset, _)| *offset).collect();
         hlc::may_lead(&offsets, MEMBERS, MAX_CLOCK_OFFSET)
     }
 
@@ -101,7 +104,8 @@ impl World {
         let node = &mut self.nodes[n];
         let offset = message.wall_ms as i64 - node.clocks.wall_ms(now) as i64;
         if message.from != n {
-            node.offsets.insert(message.from, offset);
+            let local = node.clocks.local(now);
+            node.offsets.insert(message.from, (offset, local));
         }
         let own = node.disk.now.term;
         if let Body::AskVote { last, is_told } = message.body {

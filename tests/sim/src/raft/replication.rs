@@ -316,7 +316,7 @@ impl World {
             node.raft.commit = reached;
             for at in known + 1..=reached {
                 if let Some(entry) = self.nodes[n].disk.now.entry(at) {
-                    self.oracle.committed(at, entry);
+                    self.oracle.committed(at, term, entry);
                 }
             }
             self.plan_apply(n);
