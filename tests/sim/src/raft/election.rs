@@ -82,9 +82,10 @@ impl World {
         if self.nodes[n].leads() {
             self.trace(|| format!("node {n} steps down: {why}"));
             self.drop_pending(n);
+            self.rest(n);
         }
+        // Others keep their time: a node that can't win must not keep one from campaigning that can.
         self.nodes[n].raft.role = Role::Follower;
-        self.rest(n);
     }
 
     /// A message of a newer term; afterwards this node is in that term.
