@@ -1,5 +1,5 @@
-//! The network's moods and what breaks: partitions (also one-way), loss, crashes with loss of what
-//! is not synced, power cuts of all, pauses, clock jumps, slow disks, transfers of leadership.
+//! The network's moods and what breaks: partitions (also one-way), loss, kills, power cuts of one
+//! or all with loss of what is not synced, pauses, clock jumps, slow disks, transfers of leadership.
 
 use crate::plan::{MEMBERS, MS, Micros};
 use crate::world::{Event, World};
@@ -48,8 +48,9 @@ impl World {
         match self.rng.u8(0..100) {
             0..30 => self.cut(n),
             30..37 => self.net.lossy_until = self.now + self.rng.u64(100 * MS..800 * MS),
-            37..57 => self.crash(n),
-            57..61 => (0..MEMBERS).for_each(|n| self.crash(n)),
+            37..47 => self.crash(n, false),
+            47..57 => self.crash(n, true),
+            57..61 => (0..MEMBERS).for_each(|n| self.crash(n, true)),
             61..74 => self.pause(n),
             74..82 => self.jump(n),
             82..91 => self.hand_over(leader),
@@ -82,14 +83,21 @@ impl World {
         self.trace(|| format!("node {n} is cut off, way {way}, from {only:?}"));
     }
 
-    fn crash(&mut self, n: usize) {
+    /// The process ends. What it wrote survives, unless the power was cut: then what was not synced
+    /// is lost, or some of it.
+    fn crash(&mut self, n: usize, is_power_cut: bool) {
         if !self.nodes[n].up {
             return;
         }
-        self.oracle.counts.crashes += 1;
         let unsynced = self.nodes[n].disk.unsynced();
-        let survivors = self.rng.usize(0..=unsynced);
-        self.nodes[n].crash(survivors);
+        let survivors = if is_power_cut {
+            self.oracle.counts.cuts += 1;
+            self.rng.usize(0..=unsynced)
+        } else {
+            self.oracle.counts.kills += 1;
+            unsynced
+        };
+        self.nodes[n].crash(survivors, is_power_cut);
         self.trace(|| format!("node {n} crashes; {survivors} of {unsynced} batches survive"));
         let down = self.rng.u64(20 * MS..1500 * MS);
         self.after(down, Event::Start(n));
@@ -113,7 +121,7 @@ impl World {
     /// The wall clock is set, mostly by little; after a while it is set right.
     fn jump(&mut self, n: usize) {
         self.oracle.counts.jumps += 1;
-        let far = if self.rng.u8(0..4) == 0 { 20_000 } else { 400 };
+        let far = if self.rng.u8(0..4) == 0 { 20_000 } else { 1900 };
         let ahead_ms = self.rng.i64(-far..=far);
         self.nodes[n].clocks.ahead_ms = ahead_ms;
         self.trace(|| format!("node {n}'s clock is set to {ahead_ms} ms ahead"));

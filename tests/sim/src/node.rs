@@ -80,12 +80,18 @@ impl Node {
         }
     }
 
-    pub fn crash(&mut self, survivors: usize) {
+    /// The process ends; of what is not synced some batches survive. Applied state is not synced:
+    /// a power cut takes it back to the last checkpoint.
+    pub fn crash(&mut self, survivors: usize, is_power_cut: bool) {
         self.up = false;
         self.life += 1;
         self.disk.crash(survivors);
         self.pending.clear();
         self.raft = Raft::default();
+        if is_power_cut {
+            let stored = Rc::clone(&self.disk.now.checkpoint);
+            self.load(&stored);
+        }
     }
 
     /// Starts with what the disk has. It does not vote for a while: it has forgotten what it had
@@ -101,8 +107,7 @@ impl Node {
         };
         self.offsets.clear();
         self.apply_due = false;
-        let stored = Rc::clone(&self.disk.now.checkpoint);
-        self.load(&stored);
+        self.raft.commit = self.applied.index.get();
         self.hlc = Hlc::default();
         if !plan.has(Bug::ClockRestartedLow) {
             self.observe_state();

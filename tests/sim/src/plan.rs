@@ -20,7 +20,7 @@ pub const LEASE: Micros = ELECTION_MIN;
 pub const REPLICA_TIMEOUT: Micros = 1000 * MS;
 /// A follower that is silent for longer is not reachable.
 pub const SILENCE: Micros = 400 * MS;
-pub const MAX_CLOCK_OFFSET: Duration = Duration::from_millis(500);
+pub const MAX_CLOCK_OFFSET: Duration = Duration::from_millis(2000);
 /// Proposals without an answer that a node keeps (I12).
 pub const MAX_PENDING: usize = 64;
 

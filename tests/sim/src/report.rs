@@ -42,7 +42,8 @@ counts! {
     installs = "snapshots installed",
     quarantined = "quarantined",
     seals = "seals",
-    crashes = "crashes",
+    kills = "kills",
+    cuts = "power cuts",
     partitions = "partitions",
     pauses = "pauses",
     jumps = "clock jumps",
@@ -56,7 +57,13 @@ impl Counts {
     /// Faults of all kinds but messages lost or duplicated.
     #[must_use]
     pub fn faults(&self) -> u64 {
-        self.crashes + self.partitions + self.pauses + self.jumps + self.transfers + self.stalls
+        self.kills
+            + self.cuts
+            + self.partitions
+            + self.pauses
+            + self.jumps
+            + self.transfers
+            + self.stalls
     }
 }
 

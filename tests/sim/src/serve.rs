@@ -7,7 +7,7 @@ mod reads;
 
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::IdempotencyKey;
-use maia_common::position::Revision;
+use maia_common::position::{Index, Position, Revision, Term};
 use maia_common::wire::record as wire;
 use maia_common::wire::record::data_outcome::What;
 use maia_coordinator::core::acks::{self, AckRule, Replicas};
@@ -82,6 +82,7 @@ pub enum Reply {
 #[derive(Debug, Clone)]
 pub struct Pending {
     pub id: u64,
+    pub position: Position,
     pub client: usize,
     pub number: u64,
     pub rule: AckRule,
@@ -181,8 +182,10 @@ impl World {
             id,
             record: Some(record.clone()),
         };
+        let index = self.nodes[n].disk.now.last_index() + 1;
         let pending = Pending {
             id,
+            position: Position::new(Term::new(term), Index::new(index)),
             client,
             number,
             rule,
@@ -190,7 +193,6 @@ impl World {
             outcome: None,
             is_answered: false,
         };
-        let index = self.nodes[n].disk.now.last_index() + 1;
         self.nodes[n].pending.insert(index, pending);
         let count = self.nodes[n].pending.len();
         self.oracle.bounded("proposals", count, MAX_PENDING);

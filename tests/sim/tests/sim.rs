@@ -10,7 +10,7 @@ use maia_sim::{Bug, Plan, Report, run};
 /// Seeds that are always run.
 const FIXED: std::ops::Range<u64> = 1..151;
 /// Seeds that a planted bug may take to be caught.
-const MOST_SEEDS: u64 = 400;
+const MOST_SEEDS: u64 = 2000;
 
 fn demand_clean(report: &Report) {
     assert!(report.violation.is_none(), "{report}");

@@ -30,7 +30,7 @@ impl World {
                     self.speak(n);
                 }
             }
-            _ if local >= node.raft.campaign_at && local >= node.raft.silent_until => {
+            _ if local >= node.raft.campaign_at.max(node.raft.silent_until) => {
                 self.rest(n);
                 if self.plan.is_data(n) && may_lead {
                     self.campaign(n, false);
@@ -149,7 +149,9 @@ impl World {
                 sent_at,
             } if !is_stale => self.take_answer(n, message.from, (agrees, index), sent_at),
             Body::Appended { .. } => {}
-            Body::Campaign if !is_stale && self.plan.is_data(n) => self.campaign(n, true),
+            Body::Campaign if !is_stale && self.plan.is_data(n) && !self.is_silent(n) => {
+                self.campaign(n, true);
+            }
             Body::Campaign => {}
         }
     }
@@ -171,8 +173,7 @@ impl World {
         let node = &self.nodes[n];
         let promised = |at: Micros| local < at + LEASE;
         let is_bound = node.raft.heard_at.is_some_and(promised) || self.holds_lease(n);
-        let is_silent = local < node.raft.silent_until;
-        if is_silent || (is_bound && !is_told) {
+        if self.is_silent(n) || (is_bound && !is_told) {
             return;
         }
         if ask.term > node.disk.now.term {
@@ -190,6 +191,11 @@ impl World {
             ops.push(Op::Vote { term, voted_for });
         }
         self.write(n, ops, vec![Then::Send(answer)]);
+    }
+
+    /// Whether it has started too lately to vote or to campaign.
+    fn is_silent(&self, n: usize) -> bool {
+        self.local(n) < self.nodes[n].raft.silent_until
     }
 
     /// Whether it leads and a majority has answered lately.

@@ -38,7 +38,7 @@ impl World {
                 return;
             };
             if acks::may_answer_early(&pending.record, facts) {
-                let position = self.nodes[n].position(at);
+                let position = pending.position;
                 self.trace(|| format!("node {n} answers {} early", pending.id));
                 self.oracle.early(pending.id, position, n);
                 self.answered(n, at);
@@ -99,7 +99,7 @@ impl World {
             guessed = data::decode_outcome(&outcome.expect("memory can be read"));
         }
         if let Some(what @ What::Refused(_)) = guessed {
-            let position = self.nodes[n].position(at);
+            let position = pending.position;
             self.oracle.acknowledged(Ack {
                 id: pending.id,
                 position,
@@ -201,7 +201,7 @@ impl World {
         let Some(what) = pending.outcome.clone() else {
             return;
         };
-        let position = self.nodes[n].position(at);
+        let position = pending.position;
         let found = self.copies(at, pending.id);
         self.trace(|| format!("node {n} answers {} on {found} copies", pending.id));
         let wanted = self.wanted_copies(pending);
