@@ -76,10 +76,11 @@ show-02: build
 	cargo bench --workspace --locked --profile release --bench decide
 	$(MAKE) peers
 
-## make soak      the long runs: 50 kills of a primary, a million tenants with 50 kills beside
+## make soak      the long runs: 50 kills of a primary, a million tenants with 50 kills beside, 30,000 seeds of the simulation
 soak: build
 	SHOW_KILLS=50 $(BIN)/show 01
 	SHOW_KILLS=50 $(BIN)/show 02
+	$(BIN)/sim 30000
 
 ## make cold      `make demo` and `make test` in a fresh Debian with nothing but Rust and gcc (an hour)
 cold:

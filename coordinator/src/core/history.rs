@@ -8,8 +8,10 @@
 //!
 //! | family | suffix behind the group's id | value |
 //! | --- | --- | --- |
-//! | `marks` | `t` term u64 BE | the index of the term's first entry, u64 BE |
-//! | `marks` | `h` | last term, greatest reading, how many `t` rows there are: u64 BE each |
+//! | `marks` | 1, `t`, term u64 BE | the index of the term's first entry, u64 BE |
+//! | `marks` | 1, `h` | last term, greatest reading, how many `t` rows there are: u64 BE each |
+//!
+//! No other mark begins with 1.
 //!
 //! Of terms that are long gone the oldest starts are dropped (I12); a position there is not
 //! honoured, since it can't be proven.
@@ -32,6 +34,10 @@ pub enum Standing {
     Diverged,
 }
 
+/// Suffixes of the marks.
+const SUMMARY: &[u8] = b"\x01h";
+const STARTS: &[u8] = b"\x01t";
+
 /// Row `h`.
 #[derive(Debug, Clone, Copy, Default)]
 struct Summary {
@@ -42,7 +48,7 @@ struct Summary {
 
 impl Summary {
     fn key(group: GroupId) -> Vec<u8> {
-        group_key(group, b"h")
+        group_key(group, SUMMARY)
     }
 
     fn read(group: GroupId, view: &dyn StateView) -> Result<Option<Self>, StateError> {
@@ -76,7 +82,7 @@ fn number(bytes: &[u8]) -> Result<u64, StateError> {
 }
 
 fn starts_prefix(group: GroupId) -> Vec<u8> {
-    group_key(group, b"t")
+    group_key(group, STARTS)
 }
 
 fn start_key(group: GroupId, term: u64) -> Vec<u8> {

@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(Token::decode(GOLDEN, &KEY), Ok(token()));
     }
 
-    const GOLDEN: &str = "GOLDEN_TEXT";
+    const GOLDEN: &str = "AQAAAAAAAAABAAAAAAAAAAIAAAAAAAAAA3R9UEKgAvqbaEt2vx1UvxSx";
 
     #[test]
     fn another_clusters_key_does_not_open_it() {

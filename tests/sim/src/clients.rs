@@ -1,16 +1,17 @@
 //! Clients, who write and read with keys, conditions and tokens, and retry; and the operator, who
-//! seals and unseals tenants, and whose records come late and twice.
+//! seals and unseals tenants ([`operator`]).
+
+mod operator;
 
 use std::collections::BTreeMap;
 
-use maia_common::position::Revision;
 use maia_common::wire::record as wire;
 use maia_common::wire::record::condition::Must;
 use maia_common::wire::record::data_operation::What as Op;
 use maia_common::wire::record::data_outcome::What;
-use maia_coordinator::core::record::{MigrationStep, RecordKind};
 
-use crate::plan::{MEMBERS, MS, TENANTS};
+use self::operator::Operator;
+use crate::plan::{MEMBERS, MS};
 use crate::serve::{Ask, Reply, Request, Write};
 use crate::world::{Event, World};
 
@@ -18,15 +19,11 @@ const CLIENTS: usize = 6;
 const RESOURCES: u8 = 3;
 const TRIES: u32 = 12;
 const PATIENCE: u64 = 700 * MS;
-/// The operator, as a client that listens to nothing.
-const OPERATOR: usize = usize::MAX;
 
 /// Everyone outside the group.
 pub struct Clients {
     clients: Vec<Client>,
-    revision: u64,
-    sealed: Option<(usize, MigrationStep)>,
-    steps: Vec<(usize, MigrationStep)>,
+    operator: Operator,
 }
 
 #[derive(Default)]
@@ -52,9 +49,7 @@ impl Clients {
         };
         Self {
             clients: (0..CLIENTS).map(client).collect(),
-            revision: 0,
-            sealed: None,
-            steps: Vec::new(),
+            operator: Operator::default(),
         }
     }
 }
@@ -196,61 +191,6 @@ impl World {
             }
             _ => plain(tenant, put),
         }
-    }
-
-    /// The operator acts: a new seal, the unseal that belongs to it, or an old record again.
-    pub fn operate(&mut self) {
-        if self.now > self.plan.busy {
-            return;
-        }
-        let wait = self.rng.u64(20 * MS..250 * MS);
-        self.after(wait, Event::Operator);
-        let is_old = self.rng.u8(0..100) < 15;
-        let old = self.clients.steps.len();
-        let (kind, (tenant, step)) = if is_old && old > 0 {
-            let step = self.clients.steps[self.rng.usize(0..old)];
-            let is_seal = self.rng.bool();
-            (
-                if is_seal {
-                    RecordKind::Seal
-                } else {
-                    RecordKind::Unseal
-                },
-                step,
-            )
-        } else if let Some(sealed) = self.clients.sealed.take() {
-            (RecordKind::Unseal, sealed)
-        } else {
-            (RecordKind::Seal, self.next_step())
-        };
-        for node in 0..MEMBERS {
-            let request = Request {
-                client: OPERATOR,
-                number: 0,
-                ask: Ask::Control { kind, tenant, step },
-            };
-            let delay = self.net.delay(&mut self.rng);
-            self.after(delay, Event::Ask { node, request });
-        }
-    }
-
-    fn next_step(&mut self) -> (usize, MigrationStep) {
-        let tenant = if self.rng.bool() {
-            0
-        } else {
-            self.rng.usize(0..TENANTS.len())
-        };
-        let last = self.clients.steps.last().copied();
-        let again = last.filter(|(of, _)| *of == tenant && self.rng.bool());
-        let attempt = again.map_or(1, |(_, step)| step.attempt + 1);
-        self.clients.revision += u64::from(again.is_none());
-        let step = MigrationStep {
-            revision: Revision::new(self.clients.revision),
-            attempt,
-        };
-        self.clients.steps.push((tenant, step));
-        self.clients.sealed = Some((tenant, step));
-        (tenant, step)
     }
 }
 

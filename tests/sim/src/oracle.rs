@@ -237,9 +237,12 @@ impl Oracle {
         let same = invariants::state_of_log(&state.rows(), &rows, || {
             format!("node {n}'s state is not what its log makes")
         });
-        let starts = node
-            .state
-            .scan(StateCf::Marks, &group_key(GROUP, b"t"), None, usize::MAX);
+        let starts = node.state.scan(
+            StateCf::Marks,
+            &group_key(GROUP, b"\x01t"),
+            None,
+            usize::MAX,
+        );
         let starts = starts.expect("memory can be read").len();
         let cap = usize::try_from(MAX_TERM_STARTS).unwrap_or(usize::MAX);
         self.check(result.and(same));

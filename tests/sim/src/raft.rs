@@ -3,10 +3,13 @@
 //! by counting; who has heard a leader lately votes for nobody else, unless leadership is handed
 //! over. Not openraft: what it is for is to make every history that these guarantees allow.
 //!
-//! `election` has terms and votes, `replication` entries, commit and snapshots.
+//! `election` has terms and votes, `replication` entries and commit, `snapshots` and `witness` what
+//! their names say.
 
 mod election;
 mod replication;
+mod snapshots;
+mod witness;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;

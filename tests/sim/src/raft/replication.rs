@@ -1,16 +1,10 @@
-//! Entries on their way: sending, taking, committing, snapshots, and what leaves a log.
-
-use std::rc::Rc;
-use std::time::Duration;
+//! Entries on their way: sending, taking, committing, and what leaves a log.
 
 use maia_common::position::{Index, Position, Term};
-use maia_coordinator::core::witness::{FollowerFacts, Patience};
-use maia_coordinator::metastore::memory::MemoryState;
-use maia_coordinator::raft::{Mutations, StateCf};
 
 use super::{Body, Role};
-use crate::disk::{Entry, Image, Kept, Op, Snapshot, Then};
-use crate::plan::{Bug, ELECTION_MIN, MEMBERS, Micros, REPLICA_TIMEOUT, WITNESS};
+use crate::disk::{Entry, Image, Kept, Op, Then};
+use crate::plan::{Bug, MEMBERS, Micros, WITNESS};
 use crate::world::World;
 
 /// Entries in one message.
@@ -37,59 +31,6 @@ impl World {
         if let Role::Leader(lead) = &mut self.nodes[n].raft.role {
             lead.spoke_at = local;
         }
-    }
-
-    /// With a witness: the leader's other data member.
-    fn data_follower(&self, n: usize) -> Option<usize> {
-        let mut others = self.plan.data_members().filter(|node| *node != n);
-        others.next().filter(|_| self.plan.has_witness)
-    }
-
-    fn follower_facts(&self, n: usize, local: Micros) -> Option<FollowerFacts> {
-        let follower = self.data_follower(n)?;
-        let Role::Leader(lead) = &self.nodes[n].raft.role else {
-            return None;
-        };
-        let ago = |at: Micros| Duration::from_micros(local.saturating_sub(at));
-        Some(FollowerFacts {
-            flushed: lead.matched.get(&follower).map(|at| Index::new(*at)),
-            silent: lead.answered.get(&follower).map(|at| ago(*at)),
-            led: ago(lead.since),
-        })
-    }
-
-    fn watch_follower(&mut self, n: usize, local: Micros) {
-        let Some(facts) = self.follower_facts(n, local) else {
-            return;
-        };
-        let last = Index::new(self.nodes[n].disk.now.last_index());
-        let Role::Leader(lead) = &mut self.nodes[n].raft.role else {
-            return;
-        };
-        let patience = Patience {
-            replica_timeout: Duration::from_micros(REPLICA_TIMEOUT),
-            election_timeout: Duration::from_micros(ELECTION_MIN),
-        };
-        let before = lead.witness;
-        lead.witness = before.next(facts, last, patience);
-        let after = lead.witness;
-        if before != after {
-            self.trace(|| format!("node {n}'s witness is {after:?}"));
-        }
-    }
-
-    /// The last entry that may be sent to a member.
-    fn limit(&self, n: usize, to: usize, local: Micros) -> u64 {
-        let all = u64::MAX;
-        if self.plan.is_data(to) || self.plan.has(Bug::WitnessAhead) {
-            return all;
-        }
-        let Role::Leader(lead) = &self.nodes[n].raft.role else {
-            return all;
-        };
-        let facts = self.follower_facts(n, local);
-        let limit = facts.and_then(|facts| lead.witness.limit(facts));
-        limit.map_or(all, Index::get)
     }
 
     fn send_entries(&mut self, n: usize, to: usize) {
@@ -126,26 +67,6 @@ impl World {
             entry.record = None;
         }
         entry
-    }
-
-    fn send_snapshot(&mut self, n: usize, to: usize, local: Micros) {
-        let node = &self.nodes[n];
-        let term = node.disk.now.term;
-        let stored = &node.disk.now.checkpoint;
-        let snapshot = if self.plan.is_data(to) {
-            match self.plan.bug {
-                Some(Bug::DedupLostInSnapshot) => Rc::new(without_keys(stored)),
-                _ => Rc::clone(stored),
-            }
-        } else {
-            Rc::new(Snapshot {
-                at: stored.at,
-                history: stored.history.clone(),
-                ..Snapshot::default()
-            })
-        };
-        let sent_at = local;
-        self.send(n, to, term, Body::Install { snapshot, sent_at });
     }
 
     pub(super) fn take_entries(
@@ -214,44 +135,6 @@ impl World {
         self.plan_apply(n);
     }
 
-    pub(super) fn install(
-        &mut self,
-        n: usize,
-        from: usize,
-        snapshot: Rc<Snapshot>,
-        sent_at: Micros,
-    ) {
-        let node = &mut self.nodes[n];
-        let stored = &node.disk.now;
-        let (term, index) = (stored.term, snapshot.at.index.get());
-        let mut ops = Vec::new();
-        if stored.term_at(index) == Some(snapshot.at.term.get()) || stored.base >= snapshot.at {
-            // What it has goes as far: it keeps its log.
-        } else {
-            if !self.plan.has(Bug::DroppedUnderSnapshot) {
-                let first = stored.base.index.get() + 1;
-                ops.push(Op::Quarantine(leaving(stored, first, node.raft.commit)));
-            }
-            ops.push(Op::Replace(Rc::clone(&snapshot)));
-            node.load(&snapshot);
-            node.observe_state();
-            self.oracle.counts.installs += 1;
-            self.trace(|| format!("node {n} installs a snapshot up to {index}"));
-        }
-        let agrees = true;
-        let answer = self.message(
-            n,
-            from,
-            term,
-            Body::Appended {
-                agrees,
-                index,
-                sent_at,
-            },
-        );
-        self.write(n, ops, vec![Then::Send(answer)]);
-    }
-
     pub(super) fn take_answer(
         &mut self,
         n: usize,
@@ -289,21 +172,6 @@ impl World {
         }
     }
 
-    /// The oracle's look at the witness rule, on what is synced on both.
-    fn check_witness(&mut self, n: usize, matched: u64) {
-        let Some(follower) = self.data_follower(n) else {
-            return;
-        };
-        let Role::Leader(lead) = &self.nodes[n].raft.role else {
-            return;
-        };
-        let own = matched > 0 && self.nodes[n].disk.now.term_at(matched) == Some(lead.term);
-        let runs_free = !own || lead.witness == maia_coordinator::core::witness::WitnessRun::Free;
-        let witness = self.nodes[n].position(matched);
-        let synced = &self.nodes[follower].disk.synced;
-        self.oracle.witness(witness, synced.last(), runs_free);
-    }
-
     /// The leader commits what a majority has, by counting only in its own term.
     pub fn advance(&mut self, n: usize) {
         let Role::Leader(lead) = &self.nodes[n].raft.role else {
@@ -327,7 +195,7 @@ impl World {
 
 /// Records from an index on that this node does not know to be committed. The place where the
 /// product's quarantine core decides, once it is there.
-fn leaving(stored: &Image, from: u64, commit: u64) -> Vec<Kept> {
+pub(super) fn leaving(stored: &Image, from: u64, commit: u64) -> Vec<Kept> {
     (from.max(commit + 1)..=stored.last_index())
         .filter_map(|at| Some((at, stored.entry(at)?)))
         .filter(|(_, entry)| entry.record.is_some())
@@ -336,20 +204,4 @@ fn leaving(stored: &Image, from: u64, commit: u64) -> Vec<Kept> {
             position: Position::new(Term::new(entry.term), Index::new(at)),
         })
         .collect()
-}
-
-/// A planted bug's snapshot.
-fn without_keys(snapshot: &Snapshot) -> Snapshot {
-    let mut kept = Mutations::default();
-    for ((cf, key), value) in snapshot.state.rows() {
-        if *cf != StateCf::Dedup {
-            kept.put(*cf, key.clone(), value.clone());
-        }
-    }
-    let mut state = MemoryState::default();
-    state.write(kept);
-    Snapshot {
-        state,
-        ..snapshot.clone()
-    }
 }
