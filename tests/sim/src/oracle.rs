@@ -15,7 +15,7 @@ use maia_coordinator::raft::{StateCf, StateView, group_key};
 
 use crate::disk::{Entry, Image};
 use crate::node::Node;
-use crate::plan::{GROUP, MEMBERS, Plan};
+use crate::plan::{GROUP, Plan};
 use crate::report::Counts;
 use crate::serve::Write;
 
@@ -215,8 +215,8 @@ impl Oracle {
             let told = ack.id.to_be_bytes();
             self.check(invariants::no_acked_loss(&told, None));
         }
-        for n in 0..MEMBERS {
-            self.finish_node(n, &nodes[n], plan);
+        for (n, node) in nodes.iter().enumerate() {
+            self.finish_node(n, node, plan);
         }
     }
 
@@ -229,7 +229,7 @@ impl Oracle {
         if !is_data {
             return;
         }
-        let last = self.history.len();
+        let last = self.history.last_index();
         let (applied, state) = (node.applied.index.get(), self.history.state());
         let result = invariants::state_of_log(&last, &applied, || {
             format!("node {n} has not come to rest: {applied} of {last} applied")

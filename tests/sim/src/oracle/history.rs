@@ -50,7 +50,7 @@ impl History {
         self.proposals.insert(id, proposal.clone());
     }
 
-    pub fn len(&self) -> u64 {
+    pub fn last_index(&self) -> u64 {
         self.entries.len() as u64
     }
 
@@ -70,11 +70,11 @@ impl History {
     }
 
     pub fn has(&self, at: u64) -> bool {
-        at <= self.len()
+        at <= self.last_index()
     }
 
     pub fn is_next(&self, at: u64) -> bool {
-        at == self.len() + 1
+        at == self.last_index() + 1
     }
 
     fn at(&self, at: u64) -> Option<&Committed> {

@@ -118,9 +118,7 @@ impl World {
         }
         let is_stale = message.term < own;
         match message.body {
-            Body::AskVote { .. } => {}
             Body::Vote { granted } if !is_stale && granted => self.count_vote(n, message.from),
-            Body::Vote { .. } => {}
             Body::Append { .. } | Body::Install { .. } if is_stale => {
                 let sent_at = 0;
                 let body = Body::Appended {
@@ -148,11 +146,11 @@ impl World {
                 index,
                 sent_at,
             } if !is_stale => self.take_answer(n, message.from, (agrees, index), sent_at),
-            Body::Appended { .. } => {}
             Body::Campaign if !is_stale && self.plan.is_data(n) && !self.is_silent(n) => {
                 self.campaign(n, true);
             }
-            Body::Campaign => {}
+            // Of an earlier term, or nothing to this node.
+            Body::AskVote { .. } | Body::Vote { .. } | Body::Appended { .. } | Body::Campaign => {}
         }
     }
 

@@ -167,9 +167,10 @@ impl World {
         let applied = node.pending.iter().filter(|(_, p)| p.outcome.is_some());
         let applied: Vec<(u64, Pending)> = applied.map(|(at, p)| (*at, p.clone())).collect();
         for (at, pending) in applied {
-            let verdict = match pending.is_answered {
-                true => Verdict::Unknown,
-                false => self.judge(n, at, &pending),
+            let verdict = if pending.is_answered {
+                Verdict::Unknown
+            } else {
+                self.judge(n, at, &pending)
             };
             match verdict {
                 Verdict::Wait => continue,

@@ -55,9 +55,10 @@ impl World {
     fn standing(&self, n: usize, token: &Token) -> Standing {
         let node = &self.nodes[n];
         if self.plan.has(Bug::CutOffTokenHonoured) {
-            return match token.position.index <= node.applied.index {
-                true => Standing::Applied,
-                false => Standing::NotYet,
+            return if token.position.index <= node.applied.index {
+                Standing::Applied
+            } else {
+                Standing::NotYet
             };
         }
         token
