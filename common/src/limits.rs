@@ -145,5 +145,8 @@ pub const MAX_INTERNAL_HOPS: u32 = 3;
 pub const MAX_FORWARD_HOPS: u32 = 3;
 /// Idempotency keys kept per tenant; the oldest of the tenant goes first.
 pub const MAX_IDEMPOTENCY_KEYS_PER_TENANT: u64 = 100_000;
+/// Term starts that a group's state remembers: an election a minute for a week. Positions of older
+/// terms are no longer honoured.
+pub const MAX_TERM_STARTS: u64 = 10_000;
 /// One try of a metastore transaction, before it is tried again, perhaps elsewhere.
 pub const METASTORE_ATTEMPT: Duration = Duration::from_secs(2);

@@ -9,6 +9,7 @@
 //! | `dedup` | tenant NUL `k` key | a framed `Dedup` |
 //! | `dedup` | tenant NUL `p` index u64 BE | the key that was registered there |
 //! | `marks` | `d` tenant | how many keys the tenant has registered, u64 BE |
+//! | `marks` | `m` tenant | a framed `TenantMark`: whether the tenant is sealed here |
 //! | `marks` | `s` tenant | the revision that ended the tenant's placement here, u64 BE |
 //!
 //! The deletion of a resource removes the row; tombstones come with conflict resolution. A purge ends
@@ -20,11 +21,17 @@ mod etag;
 mod keys;
 mod patch;
 mod purge;
+mod seal;
 
 pub use apply::{DATA_VERSION, apply, decode_outcome, decode_resource};
 pub use etag::{etag, parse_etag};
 pub use keys::{resource_id_of, resource_key, type_prefix};
+pub use seal::is_open;
 
 #[cfg(test)]
 #[path = "data_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "data/seal_test.rs"]
+mod seal_tests;

@@ -8,7 +8,7 @@
 //! | `raft/` | `hard_state` | [`STARTS_KEY`] | how often the node was started, u64 BE |
 //! | `raft/` | `quarantine` | reserved | |
 //! | `state/` | `meta`, `changes`, `data`, `dedup` | group u64 BE, the applier's suffix | the applier's |
-//! | `state/` | `marks` | group u64 BE, suffix; those that begin with 0 are the engine's | |
+//! | `state/` | `marks` | group u64 BE, suffix; those that begin with 0 are the engine's, with 1 `core/history`'s | |
 
 use maia_common::GroupId;
 

@@ -9,7 +9,7 @@ use maia_common::position::Position;
 use maia_common::wire::record as wire;
 use prost::Message;
 
-use super::{keys, patch, purge};
+use super::{keys, patch, purge, seal};
 use crate::core::frame;
 use crate::core::record::{Record, RecordKind};
 use crate::raft::{Mutations, StateCf, StateError, StateView};
@@ -69,6 +69,9 @@ pub fn apply(
     if record.kind == RecordKind::Purge {
         return purge::apply(group, tenant, record.placement, view, out);
     }
+    if matches!(record.kind, RecordKind::Seal | RecordKind::Unseal) {
+        return seal::apply((group, position), tenant, record, view, out);
+    }
     if record.placement < purge::ended_at(group, tenant, view)? {
         let text = "the tenant's placement in this group has ended".to_owned();
         let refused = Refused(ErrorCode::StalePlacement, text);
@@ -83,6 +86,12 @@ pub fn apply(
     };
     if let Some(known) = known_outcome(&context)? {
         return Ok(known.encode_to_vec().into());
+    }
+    if seal::is_sealed(group, tenant, view)? {
+        // Not kept under the key: the same write succeeds in the tenant's next home, or here.
+        let text = "the tenant is sealed in this group".to_owned();
+        let refused = Refused(ErrorCode::TenantHeld, text);
+        return Ok(outcome_of(Err(refused)).encode_to_vec().into());
     }
     let mut writes = Mutations::default();
     let outcome = match write_all(&context, &mut writes) {
@@ -322,7 +331,7 @@ fn register(
     Ok(())
 }
 
-fn decode<M: Message + Default>(bytes: Vec<u8>) -> Result<M, StateError> {
+pub(super) fn decode<M: Message + Default>(bytes: Vec<u8>) -> Result<M, StateError> {
     frame::decode(DATA_VERSION, bytes.into()).map_err(|error| StateError {
         reason: format!("a stored value: {error}"),
     })
