@@ -3,10 +3,12 @@
 
 pub mod cluster_state;
 pub mod collection;
+pub mod conflict;
 pub mod data;
 pub mod feed;
 pub mod frame;
 pub mod group_life;
+pub mod history;
 pub mod homecoming;
 pub mod idempotency;
 pub mod keyspace;
@@ -14,5 +16,6 @@ pub mod membership;
 pub mod metastore;
 pub mod nodes;
 pub mod placements;
+pub mod quarantine;
 pub mod record;
 pub mod regions;

@@ -76,7 +76,7 @@ impl Applier for RecordApplier {
                 }
                 Ok(Outcome(applied.outcome.encode_to_vec().into()))
             }
-            (RecordKind::Data | RecordKind::Purge, false) => {
+            (RecordKind::Data | RecordKind::Purge | RecordKind::Reconcile, false) => {
                 Ok(Outcome(data::apply(group, position, record, view, out)?))
             }
             _ => Ok(misplaced(record.kind)),

@@ -21,7 +21,8 @@ use super::super::types::{
 use super::applier::{Applier, Mutations};
 use super::db::StateDb;
 use super::view::PendingView;
-use crate::core::record::Outcome;
+use crate::core::history;
+use crate::core::record::{Hlc, Outcome};
 
 /// Entries in one write batch at most: bounds its memory and how late the first answer is.
 const MAX_BATCH_ENTRIES: usize = 512;
@@ -87,6 +88,9 @@ impl GroupMachine {
         let mut effects = Vec::new();
         for (entry, responder) in batch {
             let mut out = Mutations::default();
+            let position = position_of(&entry.log_id);
+            history::note(self.group, position, reading_of(&entry), &view, &mut out)
+                .map_err(io::Error::other)?;
             let outcome = apply_entry(
                 self.group,
                 &*self.applier,
@@ -119,6 +123,13 @@ fn size_bytes(entry: &RaftEntry) -> usize {
     match &entry.payload {
         EntryPayload::Normal(record) => record.body.len(),
         EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    }
+}
+
+fn reading_of(entry: &RaftEntry) -> Option<Hlc> {
+    match &entry.payload {
+        EntryPayload::Normal(record) => Some(record.hlc),
+        EntryPayload::Blank | EntryPayload::Membership(_) => None,
     }
 }
 
