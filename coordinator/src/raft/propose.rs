@@ -92,6 +92,14 @@ impl Engine {
         }
     }
 
+    /// Notes that a client was told that its record, durable here and not yet committed, is safe: should
+    /// it be cut off, it is known in quarantine that it is missed (I3). Forgotten at a restart.
+    pub fn note_acknowledged(&self, group: GroupId, position: Position) {
+        if let Some(group) = self.groups.running(group) {
+            group.tail.lock().acknowledge(position);
+        }
+    }
+
     /// Nodes known to hold this record on disk: exact on the leader, this node alone elsewhere.
     #[must_use]
     pub fn durable_on(&self, group: GroupId, position: Position) -> Vec<NodeId> {
