@@ -18,14 +18,17 @@ pub enum Invariant {
     NoAckedLoss,
     /// I4: terms, versions, revisions never go back.
     Monotone,
+    /// I13: the same log gives the same state on every replica.
+    StateOfLog,
 }
 
 impl Invariant {
     /// All of them, for counters and documents.
-    pub const ALL: [Invariant; 3] = [
+    pub const ALL: [Invariant; 4] = [
         Invariant::OneWriter,
         Invariant::NoAckedLoss,
         Invariant::Monotone,
+        Invariant::StateOfLog,
     ];
 
     /// The name in metrics and messages.
@@ -35,6 +38,7 @@ impl Invariant {
             Invariant::OneWriter => "one-writer",
             Invariant::NoAckedLoss => "no-acked-loss",
             Invariant::Monotone => "monotone",
+            Invariant::StateOfLog => "state-of-log",
         }
     }
 }
@@ -105,6 +109,16 @@ pub fn no_acked_loss(acked: &[u8], found: Option<&[u8]>) -> Result<(), Violation
     })
 }
 
+/// I13: two replicas at one position have the same state.
+///
+/// # Errors
+/// [`Violation`] when the other node's digest differs from this one's.
+pub fn same_state(other: NodeId, own: &[u8; 32], theirs: &[u8; 32]) -> Result<(), Violation> {
+    demand(own == theirs, Invariant::StateOfLog, || {
+        format!("node {other} has another state at the same position")
+    })
+}
+
 /// Counts violations in production.
 #[derive(Debug, Default)]
 pub struct Violations([AtomicU64; Invariant::ALL.len()]);
@@ -140,6 +154,8 @@ mod tests {
         assert!(no_acked_loss(b"a", Some(b"a")).is_ok());
         assert!(no_acked_loss(b"a", Some(b"b")).is_err());
         assert!(no_acked_loss(b"a", None).is_err());
+        assert!(same_state(NodeId::new(2), &[1; 32], &[1; 32]).is_ok());
+        assert!(same_state(NodeId::new(2), &[1; 32], &[2; 32]).is_err());
     }
 
     #[test]
@@ -150,7 +166,12 @@ mod tests {
         let counts: Vec<_> = violations.counts().map(|(i, n)| (i.name(), n)).collect();
         assert_eq!(
             counts,
-            [("one-writer", 0), ("no-acked-loss", 0), ("monotone", 1)]
+            [
+                ("one-writer", 0),
+                ("no-acked-loss", 0),
+                ("monotone", 1),
+                ("state-of-log", 0)
+            ]
         );
     }
 }

@@ -69,6 +69,8 @@ pub struct Engine {
     pub(super) tasks: Tasks,
     /// Groups start one at a time.
     starting: tokio::sync::Mutex<()>,
+    /// Digests of state are computed one at a time.
+    pub(super) digesting: tokio::sync::Mutex<()>,
     control: Handle,
     pub(super) runtimes: Mutex<Option<Runtimes>>,
 }
@@ -133,6 +135,7 @@ impl Engine {
             events: LeaderEvents::new(),
             tasks: Tasks::new(),
             starting: tokio::sync::Mutex::default(),
+            digesting: tokio::sync::Mutex::default(),
             control: runtimes.control(),
             runtimes: Mutex::new(Some(runtimes)),
             disk: Arc::clone(&disk),

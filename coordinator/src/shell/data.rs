@@ -11,6 +11,7 @@
 
 mod propose;
 mod read;
+mod reconcile;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

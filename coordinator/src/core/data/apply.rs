@@ -107,7 +107,10 @@ pub fn apply(
         }
         Err(Fault::Refused(refused)) => {
             let outcome = outcome_of(Err(refused));
-            registered.extend(own_key.map(|key| (key.clone(), outcome.clone())));
+            // A resolution that was refused did nothing, and may be proposed again, in another way too.
+            let is_kept = record.kind != RecordKind::Reconcile;
+            let key = own_key.filter(|_| is_kept);
+            registered.extend(key.map(|key| (key.clone(), outcome.clone())));
             outcome
         }
         Err(Fault::State(error)) => return Err(error),

@@ -305,7 +305,12 @@ fn only_an_operator_applies_a_patch_or_overwrites_what_is_newer() {
     for how in [LWW, Resolution::Merge] {
         assert_eq!(refused(log.resolve(&patch, how)), "invalid_request");
     }
-    assert_eq!(fates(log.resolve(&patch, Resolution::Overwrite)), WON);
+    let refused_before = log.resolve_at(log.cut_off, &patch, Resolution::Overwrite);
+    assert_eq!(
+        fates(refused_before),
+        WON,
+        "a refusal is not kept under the key"
+    );
     assert_eq!(log.value("r"), Some(json!({"a": 1, "b": 2})));
     let older = put(1, "r", &json!("old"));
     assert_eq!(fates(log.resolve(&older, Resolution::Overwrite)), WON);

@@ -405,6 +405,7 @@ impl Shared {
         for (key, value) in rows {
             batch.put_cf(quarantine, key, value);
         }
+        self.counters.quarantined(rows.len());
     }
 }
 

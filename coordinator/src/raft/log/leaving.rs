@@ -4,22 +4,19 @@
 //! moment, and is never in none.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use maia_common::Position;
 use openraft::EntryPayload;
 
-use super::super::db::StateCf;
-use super::super::keys::{APPLIED_MARK, group_key};
-use super::super::state::applier::StateView;
-use super::super::state::db::decode_applied;
-use super::super::state::reader::{StateReader, StateSnapshot};
+use super::super::state::reader::StateReader;
 use super::super::types::{RaftEntry, position_of};
 use super::reader::LogReader;
 use super::store::GroupLog;
 use super::work::{QuarantineRow, Work};
-use crate::core::history::{self, Standing};
+use crate::core::history::Standing;
 use crate::core::quarantine::{self, EntryId, Why};
 
 /// Bytes of records that one batch puts into quarantine, about.
@@ -39,10 +36,10 @@ impl GroupLog {
     ) -> io::Result<Vec<QuarantineRow>> {
         let reader = LogReader::new(self);
         let (mut rows, mut bytes, mut from) = (Vec::new(), 0, start);
-        loop {
+        while from < end {
             let entries = reader.read(from, end, MAX_BATCH_BYTES).await?;
             let Some(last) = entries.last() else {
-                return Ok(rows);
+                break;
             };
             from = last.log_id.index() + 1;
             for entry in &entries {
@@ -58,6 +55,7 @@ impl GroupLog {
                 bytes = 0;
             }
         }
+        Ok(rows)
     }
 
     /// What is to be kept of an entry: nothing where the state, as a snapshot has brought it, proves
@@ -84,26 +82,10 @@ impl GroupLog {
     }
 
     fn is_applied(&self, position: Position) -> io::Result<bool> {
-        let reader = StateReader::new(self.state.db.clone());
-        let view = reader.snapshot();
-        if view.check_complete(self.group).is_err() {
-            return Ok(false);
-        }
-        let Some(applied) = applied_in(&view, self)? else {
-            return Ok(false);
-        };
-        let standing = history::standing(self.group, position, applied, &view);
+        let reader = StateReader::new(Arc::clone(&self.state.db));
+        let standing = reader.snapshot().standing(self.group, position);
         Ok(standing.map_err(io::Error::other)? == Standing::Applied)
     }
-}
-
-fn applied_in(view: &StateSnapshot<'_>, log: &GroupLog) -> io::Result<Option<Position>> {
-    let mark = view.get(StateCf::Marks, &group_key(log.group, APPLIED_MARK));
-    let Some(bytes) = mark.map_err(io::Error::other)? else {
-        return Ok(None);
-    };
-    let (last, _) = decode_applied(log.group, bytes.into())?;
-    Ok(last.as_ref().map(position_of))
 }
 
 /// By the wall clock, for the operator: nothing is decided by it.

@@ -170,13 +170,8 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         // What apply made of the purged entries must not be lost with the power.
         self.state.sync().await?;
         let known = next_index(self.tail.lock().committed.as_ref());
-        let rows = match known <= upto.index() {
-            true => {
-                self.leaving(known, upto.index() + 1, Why::UnderSnapshot)
-                    .await?
-            }
-            false => Vec::new(),
-        };
+        let end = upto.index() + 1;
+        let rows = self.leaving(known, end, Why::UnderSnapshot).await?;
         self.tail.lock().purge(upto);
         let purged = codec::encode_log_id(&upto);
         self.durable(|done| Work::Purge {

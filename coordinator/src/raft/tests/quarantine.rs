@@ -265,6 +265,17 @@ async fn leader(field: &Field, among: &[u64]) -> u64 {
     leader.unwrap()
 }
 
+/// What is in quarantine on any node.
+fn kept(field: &Field) -> BTreeSet<String> {
+    let engines = NODES.iter().map(|id| field.engine(*id).unwrap());
+    let entries = engines.flat_map(|engine| entries(&engine.quarantine()));
+    let id = |entry: Entry| {
+        let body = wire::DataOperations::decode(entry.record.body.clone()).unwrap();
+        body.operations[0].resource_id.clone()
+    };
+    entries.map(id).collect()
+}
+
 /// A leader is cut off, takes records that nobody else gets, and comes back to a group that went on:
 /// over its log, or so far that it gets a snapshot.
 async fn cut_off(entries_since: u64, more: usize) {
@@ -325,14 +336,7 @@ async fn cut_off(entries_since: u64, more: usize) {
     drop(engine);
     field.power_cut(old).await;
     field.start(old).await;
-    let ids: BTreeSet<String> = NODES
-        .iter()
-        .flat_map(|id| entries(&field.engine(*id).unwrap().quarantine()))
-        .map(|entry| {
-            let body = wire::DataOperations::decode(entry.record.body.clone()).unwrap();
-            body.operations[0].resource_id.clone()
-        })
-        .collect();
+    let ids = kept(&field);
     assert_eq!(
         ids,
         BTreeSet::from(["cut off".to_owned()]),
