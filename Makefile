@@ -15,7 +15,7 @@ export CCACHE_DIR ?= $(HOME)/.cache/maia-edge/ccache
 FLAGS := --workspace --locked --release
 BIN := $(CARGO_TARGET_DIR)/release
 
-.PHONY: help setup build demo test fix bench show-01 show-02 soak cold audit
+.PHONY: help setup build demo test fix bench sim show-01 show-02 soak cold audit
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -60,6 +60,11 @@ peers:
 	@scripts/setup.sh peers
 	cargo build -p maia-proxy -p maia-peers --profile dist --locked
 	$(CARGO_TARGET_DIR)/dist/peers $(PEERS)
+
+## make sim       one seed of the simulation with its trace: make sim SEED=7; many: make sim SEEDS=1000
+sim: setup
+	cargo build $(FLAGS) --bin sim
+	$(if $(SEED),SIM_SEED=$(SEED)) $(BIN)/sim $(SEEDS)
 
 ## make show-01   what the first slice must show, with its figures; fails on a miss
 show-01: build

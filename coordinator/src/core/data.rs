@@ -13,6 +13,7 @@
 //! | `dedup` | tenant NUL `o` index u64 BE type NUL id | nothing: tombstones in the order of their records |
 //! | `marks` | `b` tenant | how many tombstones the tenant has, u64 BE |
 //! | `marks` | `f` tenant | the newest stamp of a tombstone that was forgotten: a framed `Stamp` |
+//! | `marks` | `m` tenant | a framed `TenantMark`: whether the tenant is sealed here |
 //! | `marks` | `s` tenant | the revision that ended the tenant's placement here, u64 BE |
 //!
 //! The deletion of a resource moves it from `data` to a tombstone. A purge ends
@@ -25,6 +26,7 @@ mod keys;
 mod patch;
 mod purge;
 mod reconcile;
+mod seal;
 mod slot;
 mod stamps;
 mod tombstones;
@@ -32,7 +34,12 @@ mod tombstones;
 pub use apply::{DATA_VERSION, apply, decode_outcome, decode_resource};
 pub use etag::{etag, parse_etag};
 pub use keys::{resource_id_of, resource_key, type_prefix};
+pub use seal::is_open;
 
 #[cfg(test)]
 #[path = "data_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "data/seal_test.rs"]
+mod seal_tests;

@@ -1,6 +1,7 @@
 //! The pure part of the coordinator: no tokio, no I/O, no clock, no randomness, no locks. Data
 //! comes in as arguments and goes out as values; the shell executes them.
 
+pub mod acks;
 pub mod cluster_state;
 pub mod collection;
 pub mod conflict;
@@ -9,6 +10,7 @@ pub mod feed;
 pub mod frame;
 pub mod group_life;
 pub mod history;
+pub mod hlc;
 pub mod homecoming;
 pub mod idempotency;
 pub mod keyspace;
@@ -19,3 +21,5 @@ pub mod placements;
 pub mod quarantine;
 pub mod record;
 pub mod regions;
+pub mod token;
+pub mod witness;

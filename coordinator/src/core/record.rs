@@ -134,7 +134,7 @@ pub struct RecordFields {
     pub tenant: Option<TenantId>,
     /// The tenant's sync mode when it was proposed; none for metastore and control records.
     pub sync_mode: Option<SyncMode>,
-    /// When it was made, by the proposer's hybrid clock.
+    /// When it was proposed, by the hybrid clock of the group's leader.
     pub hlc: Hlc,
     /// The region where the write entered; kept for ever for conflict resolution.
     pub origin: Option<RegionName>,
@@ -174,6 +174,14 @@ impl Record {
             migration: None,
             body,
         })
+    }
+
+    /// The same record with this reading: who leads the group stamps what it proposes.
+    #[must_use]
+    pub fn stamped(&self, hlc: Hlc) -> Self {
+        let mut fields = (*self.0).clone();
+        fields.hlc = hlc;
+        Self::new(fields)
     }
 
     /// The persisted form.

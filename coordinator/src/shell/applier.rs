@@ -11,7 +11,7 @@ use prost::Message;
 use tokio::sync::watch;
 
 use super::clock::Clock;
-use crate::core::record::{Outcome, Record, RecordKind};
+use crate::core::record::{Hlc, Outcome, Record, RecordKind};
 use crate::core::{data, metastore};
 use crate::raft::{Applier, Effect, Mutations, StateError, StateReader, StateView};
 
@@ -76,11 +76,20 @@ impl Applier for RecordApplier {
                 }
                 Ok(Outcome(applied.outcome.encode_to_vec().into()))
             }
-            (RecordKind::Data | RecordKind::Purge | RecordKind::Reconcile, false) => {
-                Ok(Outcome(data::apply(group, position, record, view, out)?))
-            }
+            (
+                RecordKind::Data
+                | RecordKind::Purge
+                | RecordKind::Seal
+                | RecordKind::Unseal
+                | RecordKind::Reconcile,
+                false,
+            ) => Ok(Outcome(data::apply(group, position, record, view, out)?)),
             _ => Ok(misplaced(record.kind)),
         }
+    }
+
+    fn restored(&self, _group: GroupId, greatest: Hlc) {
+        self.clock.observe(greatest);
     }
 
     fn applied(&self, _group: GroupId, _last: Position, effects: Vec<Effect>) {

@@ -29,7 +29,7 @@ use super::peers::Peers;
 use super::placements::{Refusal, unknown_tenant};
 use crate::core::data as core;
 use crate::core::keyspace;
-use crate::core::record::{Idempotency, Record, RecordFields, RecordKind};
+use crate::core::record::{Hlc, Idempotency, Record, RecordFields, RecordKind};
 use crate::metastore::{self, Metastore};
 use crate::raft::Engine;
 
@@ -152,7 +152,7 @@ impl DataService {
             kind: RecordKind::Data,
             tenant: Some(request.tenant),
             sync_mode: Some(home.placement.properties.sync_mode),
-            hlc: self.0.clock.now(),
+            hlc: Hlc::default(),
             origin: Some(self.0.me.1.clone()),
             idempotency: request.idempotency,
             placement: home.created,
@@ -190,7 +190,7 @@ impl DataService {
                 kind: RecordKind::Purge,
                 tenant: Some(tenant.clone()),
                 sync_mode: None,
-                hlc: self.0.clock.now(),
+                hlc: Hlc::default(),
                 origin: Some(self.0.me.1.clone()),
                 idempotency: None,
                 placement: revision,

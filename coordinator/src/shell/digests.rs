@@ -60,7 +60,9 @@ impl Digests {
                 return;
             };
             if own.position.is_some() && own.position == theirs.position {
-                let same = invariants::same_state(follower, &own.digest, &theirs.digest);
+                let same = invariants::state_of_log(&own.digest, &theirs.digest, || {
+                    format!("group {group}: node {follower} has another state at one position")
+                });
                 self.cluster.violations().check(same);
                 return;
             }

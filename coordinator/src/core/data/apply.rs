@@ -11,7 +11,7 @@ use prost::Message;
 
 use super::slot::Slot;
 use super::tombstones::Graves;
-use super::{keys, patch, purge, reconcile, stamps};
+use super::{keys, patch, purge, reconcile, seal, stamps};
 use crate::core::conflict::{Content, Stamp};
 use crate::core::frame;
 use crate::core::record::{Idempotency, Record, RecordKind};
@@ -80,6 +80,9 @@ pub fn apply(
     if record.kind == RecordKind::Purge {
         return purge::apply(group, tenant, record.placement, view, out);
     }
+    if matches!(record.kind, RecordKind::Seal | RecordKind::Unseal) {
+        return seal::apply((group, position), tenant, record, view, out);
+    }
     if record.placement < purge::ended_at(group, tenant, view)? {
         let text = "the tenant's placement in this group has ended".to_owned();
         let refused = Refused(ErrorCode::StalePlacement, text);
@@ -94,6 +97,12 @@ pub fn apply(
     };
     if let Some(known) = known_outcome(&context)? {
         return Ok(known.encode_to_vec().into());
+    }
+    if seal::is_sealed(group, tenant, view)? {
+        // Not kept under the key: the same write succeeds in the tenant's next home, or here.
+        let text = "the tenant is sealed in this group".to_owned();
+        let refused = Refused(ErrorCode::TenantHeld, text);
+        return Ok(outcome_of(Err(refused)).encode_to_vec().into());
     }
     let mut writes = Mutations::default();
     let own_key = record.idempotency.as_ref();

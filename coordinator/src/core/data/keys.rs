@@ -16,6 +16,11 @@ pub(super) fn ended_mark(group: GroupId, tenant: &TenantId) -> Vec<u8> {
     group_key(group, format!("s{tenant}").as_bytes())
 }
 
+/// Where it stands whether the tenant is sealed in this group.
+pub(super) fn seal_mark(group: GroupId, tenant: &TenantId) -> Vec<u8> {
+    group_key(group, format!("m{tenant}").as_bytes())
+}
+
 /// The prefix of all resources of a type.
 #[must_use]
 pub fn type_prefix(group: GroupId, tenant: &TenantId, kind: &ResourceType) -> Vec<u8> {

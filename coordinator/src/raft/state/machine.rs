@@ -20,6 +20,7 @@ use super::super::types::{
 };
 use super::applier::{Applier, Mutations};
 use super::db::StateDb;
+use super::reader::StateReader;
 use super::view::PendingView;
 use crate::core::history;
 use crate::core::record::{Hlc, Outcome};
@@ -64,6 +65,7 @@ impl GroupMachine {
             install::install(&state, group, &current.meta, &current.snapshot).await?;
         }
         let (applied, membership) = state.applied(group)?;
+        tell_reading(group, &state, &*applier)?;
         Ok(Self {
             group,
             state,
@@ -116,6 +118,14 @@ impl GroupMachine {
         }
         Ok(())
     }
+}
+
+/// Lets the applier know the greatest reading in the group's state, which it did not apply itself.
+fn tell_reading(group: GroupId, state: &StateDb, applier: &dyn Applier) -> io::Result<()> {
+    let reader = StateReader::new(Arc::clone(&state.db));
+    let greatest = history::greatest_reading(group, &reader).map_err(io::Error::other)?;
+    applier.restored(group, greatest);
+    Ok(())
 }
 
 /// Of the record alone: what surrounds it is small.
@@ -210,6 +220,7 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
         let kept = self.snapshots.adopt(self.group, meta, snapshot).await?;
         install::install(&self.state, self.group, meta, &kept).await?;
         (self.applied, self.membership) = self.state.applied(self.group)?;
+        tell_reading(self.group, &self.state, &*self.applier)?;
         if let Some(last) = &self.applied {
             self.applier.installed(self.group, position_of(last));
         }
