@@ -23,6 +23,7 @@ use maia_common::position::{Index, Position, Revision, Term};
 use maia_common::wire::record as wire;
 use prost::Message;
 
+use super::acks::is_unconditional;
 use super::frame::{self, FrameError};
 use super::history::Standing;
 use super::record::{Hlc, Idempotency, Record, RecordError, RecordFields, RecordKind};
@@ -234,7 +235,8 @@ pub fn leaving(
     if record.kind != RecordKind::Data || record.tenant.is_none() {
         return None;
     }
-    let acknowledged = match (was_acknowledged, may_be_acknowledged_early(record)) {
+    let may_be_early = record.sync_mode == Some(SyncMode::Async) && is_unconditional(record);
+    let acknowledged = match (was_acknowledged, may_be_early) {
         (true, _) => Acknowledged::Yes,
         (false, true) => Acknowledged::Perhaps,
         (false, false) => Acknowledged::No,
@@ -247,21 +249,6 @@ pub fn leaving(
         why,
         waiting: None,
     })
-}
-
-/// Whether a client may have been answered before the record was committed: in async mode, for puts
-/// and deletions without condition.
-#[must_use]
-pub fn may_be_acknowledged_early(record: &Record) -> bool {
-    use wire::data_operation::What;
-    let unconditional = |operation: &wire::DataOperation| {
-        operation.condition.is_none()
-            && matches!(operation.what, Some(What::Put(_) | What::Delete(_)))
-    };
-    record.kind == RecordKind::Data
-        && record.sync_mode == Some(SyncMode::Async)
-        && wire::DataOperations::decode(record.body.clone())
-            .is_ok_and(|body| body.operations.iter().all(unconditional))
 }
 
 /// What is known of an entry's tenant.

@@ -115,28 +115,19 @@ fn data_records_are_kept_and_control_records_are_not() {
 fn who_may_have_been_acknowledged() {
     let id = EntryId::new(3, 2, 9);
     let of = |mode, operation, noted| {
-        let record = record(mode, vec![put(), operation]);
-        leaving(id, &record, noted, 5, Why::Truncated)
-            .unwrap()
-            .acknowledged
+        let record = record(mode, vec![operation]);
+        let entry = leaving(id, &record, noted, 5, Why::Truncated);
+        entry.unwrap().acknowledged
     };
-    let conditional = wire::DataOperation {
-        condition: Some(wire::Condition {
-            must: Some(wire::condition::Must::BeAbsent(true)),
-        }),
+    let what = |what| wire::DataOperation {
+        what: Some(what),
         ..put()
     };
-    let patch = wire::DataOperation {
-        what: Some(wire::data_operation::What::MergePatch(Bytes::from_static(
-            b"{}",
-        ))),
-        ..put()
-    };
+    let delete = what(wire::data_operation::What::Delete(true));
     assert_eq!(of(SyncMode::Async, put(), false), Acknowledged::Perhaps);
     assert_eq!(of(SyncMode::Async, put(), true), Acknowledged::Yes);
     assert_eq!(of(SyncMode::SemiSync, put(), false), Acknowledged::No);
-    assert_eq!(of(SyncMode::Async, conditional, false), Acknowledged::No);
-    assert_eq!(of(SyncMode::Async, patch, false), Acknowledged::No);
+    assert_eq!(of(SyncMode::Async, delete, false), Acknowledged::No);
 }
 
 #[test]
