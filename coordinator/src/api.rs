@@ -5,6 +5,7 @@
 mod admin;
 mod auth;
 mod data;
+mod digest;
 mod extract;
 mod health;
 mod latches;
@@ -14,6 +15,7 @@ mod openapi;
 mod placements;
 mod problem;
 mod proxies;
+mod quarantine;
 mod regions;
 mod router;
 
@@ -35,6 +37,7 @@ use crate::shell::data::DataService;
 use crate::shell::nodes::Nodes;
 use crate::shell::placements::Placements;
 use crate::shell::proxies::Proxies;
+use crate::shell::quarantine::QuarantineService;
 use crate::shell::regions::Regions;
 use crate::shell::vitals::Vitals;
 
@@ -55,6 +58,8 @@ pub struct Parts {
     pub nodes: Nodes,
     /// The built-in origin.
     pub data: DataService,
+    /// What this node's logs lost before it was known to be committed.
+    pub quarantine: QuarantineService,
     /// For states of groups.
     pub engine: Arc<Engine>,
     /// For events.

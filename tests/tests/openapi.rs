@@ -63,7 +63,40 @@ fn drives(region: &str) -> Vec<Drive> {
     });
     let get = Method::GET;
     let put = |template, path: &str, status| drive(Method::PUT, template, path, status);
+    let entry = "/admin/replication/quarantine/{id}";
+    let absent = "/admin/replication/quarantine/1-2-3";
+    let decide = "/admin/replication/quarantine/{id}/resolve";
+    let decided = "/admin/replication/quarantine/1-2-3/resolve";
+    let entries = "/admin/replication/quarantine";
+    let digest = "/admin/replication/digest";
     vec![
+        drive(
+            get.clone(),
+            digest,
+            "/admin/replication/digest?group=0",
+            200,
+        ),
+        drive(
+            get.clone(),
+            digest,
+            "/admin/replication/digest?group=99",
+            404,
+        ),
+        drive(
+            get.clone(),
+            entries,
+            "/admin/replication/quarantine?limit=1",
+            200,
+        ),
+        drive(
+            get.clone(),
+            entries,
+            "/admin/replication/quarantine?after=x",
+            400,
+        ),
+        drive(get.clone(), entry, absent, 404),
+        drive(Method::POST, decide, decided, 404).body(&json!({"action": "drop"})),
+        drive(Method::POST, decide, decided, 400).body(&json!({"action": "eat"})),
         put(one, "/v1/placements/u?dry_run=true", 200).body(&spec),
         put(one, "/v1/placements/u", 201).body(&spec),
         put(one, "/v1/placements/u", 200).body(&spec),

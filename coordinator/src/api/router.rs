@@ -16,7 +16,10 @@ use utoipa_axum::routes;
 
 use super::openapi::{self, shapes};
 use super::problem::ApiError;
-use super::{Api, admin, auth, data, health, metrics, nodes, placements, proxies, regions};
+use super::{
+    Api, admin, auth, data, digest, health, metrics, nodes, placements, proxies, quarantine,
+    regions,
+};
 use crate::config::Scope;
 
 /// All routes.
@@ -55,6 +58,7 @@ fn reads() -> OpenApiRouter<Api> {
         .routes(routes!(nodes::list))
         .routes(routes!(proxies::list))
         .routes(routes!(admin::events))
+        .routes(routes!(quarantine::list))
         .routes(routes!(openapi::serve))
 }
 
@@ -66,6 +70,9 @@ fn changes() -> OpenApiRouter<Api> {
         .routes(routes!(nodes::add))
         .routes(routes!(nodes::remove))
         .routes(routes!(proxies::remove))
+        .routes(routes!(quarantine::get))
+        .routes(routes!(digest::get))
+        .routes(routes!(quarantine::resolve))
         .layer(DefaultBodyLimit::max(limits::MAX_ADMIN_BODY_BYTES))
 }
 

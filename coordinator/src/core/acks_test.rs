@@ -157,7 +157,12 @@ fn record(operations: Vec<wire::DataOperation>, mode: SyncMode, keyed: bool) -> 
         }),
         placement: Revision::new(1),
         migration: None,
-        body: wire::DataOperations { operations }.encode_to_vec().into(),
+        body: wire::DataOperations {
+            operations,
+            by_field: false,
+        }
+        .encode_to_vec()
+        .into(),
     })
 }
 

@@ -4,6 +4,7 @@
 pub mod acks;
 pub mod cluster_state;
 pub mod collection;
+pub mod conflict;
 pub mod data;
 pub mod feed;
 pub mod frame;
@@ -17,6 +18,7 @@ pub mod membership;
 pub mod metastore;
 pub mod nodes;
 pub mod placements;
+pub mod quarantine;
 pub mod record;
 pub mod regions;
 pub mod token;

@@ -42,10 +42,12 @@ pub enum RecordKind {
     Purge,
     /// Drops what is past its lifetime, as of the record's time.
     Expire,
+    /// A record that was cut off a log, to be resolved with what is there now.
+    Reconcile,
 }
 
 impl RecordKind {
-    const ALL: [(RecordKind, u32); 8] = [
+    const ALL: [(RecordKind, u32); 9] = [
         (RecordKind::Meta, 1),
         (RecordKind::Data, 2),
         (RecordKind::Seal, 3),
@@ -54,6 +56,7 @@ impl RecordKind {
         (RecordKind::ImportComplete, 6),
         (RecordKind::Purge, 7),
         (RecordKind::Expire, 8),
+        (RecordKind::Reconcile, 9),
     ];
 
     fn code(self) -> u32 {

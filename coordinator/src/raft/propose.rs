@@ -93,6 +93,14 @@ impl Engine {
         }
     }
 
+    /// Notes that a client was told that its record, durable here and not yet committed, is safe: should
+    /// it be cut off, it is known in quarantine that it is missed (I3). Forgotten at a restart.
+    pub fn note_acknowledged(&self, group: GroupId, position: Position) {
+        if let Some(group) = self.groups.running(group) {
+            group.tail.lock().acknowledge(position);
+        }
+    }
+
     /// Waits, as the leader, until the first record of its term is applied, and with it all that
     /// stood in its log: so that what it makes next is above all of it.
     ///

@@ -77,7 +77,11 @@ impl Applier for RecordApplier {
                 Ok(Outcome(applied.outcome.encode_to_vec().into()))
             }
             (
-                RecordKind::Data | RecordKind::Purge | RecordKind::Seal | RecordKind::Unseal,
+                RecordKind::Data
+                | RecordKind::Purge
+                | RecordKind::Seal
+                | RecordKind::Unseal
+                | RecordKind::Reconcile,
                 false,
             ) => Ok(Outcome(data::apply(group, position, record, view, out)?)),
             _ => Ok(misplaced(record.kind)),

@@ -11,13 +11,14 @@
 
 mod propose;
 mod read;
+mod reconcile;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, NodeId, RegionName, TenantId};
-use maia_common::placement::{Placement, PlacementState};
+use maia_common::placement::{ConflictStrategy, Placement, PlacementState};
 use maia_common::position::Revision;
 use maia_common::wire::record as wire;
 use prost::Message;
@@ -141,8 +142,10 @@ impl DataService {
     ) -> Result<Written, Refusal> {
         let home = self.home_caught_up(&request.tenant, deadline).await?;
         let is_repeatable = request.idempotency.is_some();
+        let strategy = home.placement.properties.conflict_strategy;
         let body = wire::DataOperations {
             operations: request.operations,
+            by_field: strategy == ConflictStrategy::Merge,
         }
         .encode_to_vec();
         let record = Record::new(RecordFields {

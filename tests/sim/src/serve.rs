@@ -254,7 +254,12 @@ fn record_of(write: &Write, is_body_ignored: bool, origin: usize) -> Record {
         idempotency,
         placement: Revision::new(1),
         migration: None,
-        body: wire::DataOperations { operations }.encode_to_vec().into(),
+        body: wire::DataOperations {
+            operations,
+            by_field: false,
+        }
+        .encode_to_vec()
+        .into(),
     })
 }
 

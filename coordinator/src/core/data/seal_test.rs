@@ -31,6 +31,7 @@ impl Log {
         };
         let body = wire::DataOperations {
             operations: vec![operation],
+            by_field: false,
         };
         let record = Record::new(RecordFields {
             kind,

@@ -41,7 +41,12 @@ impl LogReader {
     }
 
     /// Entries `[start, end)` as far as the log has them, up to about `max_bytes`.
-    async fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<RaftEntry>> {
+    pub(super) async fn read(
+        &self,
+        start: u64,
+        end: u64,
+        max_bytes: usize,
+    ) -> io::Result<Vec<RaftEntry>> {
         let mut out = Vec::new();
         let on_disk_until = {
             let tail = self.tail.lock();

@@ -2,11 +2,12 @@
 //! appended, and what the disk does not have yet. Bounded, but entries that are not yet flushed
 //! always stay, for they can be read from nowhere else.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::super::codec::{self, CodecError};
 use super::super::types::{RaftEntry, RaftLogId, RaftVote, next_index};
 use bytes::Bytes;
+use maia_common::Position;
 
 /// What is kept in memory of one entry.
 #[derive(Debug, Clone)]
@@ -28,12 +29,18 @@ pub(crate) struct Tail {
     pub(crate) first: u64,
     /// Whether the disk gave back something else than what was written: a restart is of no use.
     pub(crate) damaged: bool,
+    /// Records above the committed one that a client was told are safe.
+    acknowledged: BTreeSet<Position>,
     kept: VecDeque<Kept>,
     kept_bytes: usize,
     cap_bytes: usize,
     appended: u64,
     flushed: u64,
 }
+
+/// Early acknowledgements remembered per group until the commit; what is beyond counts as perhaps
+/// acknowledged, and is treated alike.
+const MAX_ACKNOWLEDGED: usize = 65_536;
 
 /// An entry as the flusher writes it.
 #[derive(Debug, Clone)]
@@ -51,12 +58,35 @@ impl Tail {
             last: None,
             first: 0,
             damaged: false,
+            acknowledged: BTreeSet::new(),
             kept: VecDeque::new(),
             kept_bytes: 0,
             cap_bytes,
             appended: 0,
             flushed: 0,
         }
+    }
+
+    /// Notes what is committed.
+    pub(crate) fn commit(&mut self, committed: Option<RaftLogId>) {
+        self.committed = committed;
+        if !self.acknowledged.is_empty() {
+            let next = next_index(committed.as_ref());
+            self.acknowledged.retain(|at| at.index.get() >= next);
+        }
+    }
+
+    /// Notes that a client was told that the record is safe, before its commit.
+    pub(crate) fn acknowledge(&mut self, position: Position) {
+        let is_committed = position.index.get() < next_index(self.committed.as_ref());
+        if !is_committed && self.acknowledged.len() < MAX_ACKNOWLEDGED {
+            self.acknowledged.insert(position);
+        }
+    }
+
+    /// Whether that was noted; not after a restart.
+    pub(crate) fn is_acknowledged(&self, position: Position) -> bool {
+        self.acknowledged.contains(&position)
     }
 
     /// Takes entries in; returns them encoded, and the number of this append.
