@@ -100,6 +100,27 @@ async fn a_new_coordinator_takes_the_place_of_a_dead_one() {
     let ready = cluster.client.send(&ready).await;
     assert_eq!(ready.status, 503);
     assert_eq!(ready.json()["latches"]["member"], false, "{}", ready.text());
+
+    // What stands in its quarantine is nowhere else, and can still be had; all else is refused.
+    wait_until(SOON, "it says what to export", || async {
+        cluster
+            .coordinator_log(2)
+            .contains("maiactl quarantine export")
+    })
+    .await;
+    let entries = "/admin/replication/quarantine";
+    let of = |method, path: &str| cluster.client.send(&cluster.api(2, method, path));
+    assert_eq!(of(Method::GET, entries).await.status, 200);
+    assert_eq!(of(Method::GET, "/admin/placements").await.status, 503);
+    let decide = |action: &str| {
+        let path = format!("{entries}/1-2-3/resolve");
+        let body = json!({ "action": action }).to_string();
+        cluster.api(2, Method::POST, &path).body(body)
+    };
+    let dropped = cluster.client.send(&decide("drop")).await;
+    assert_eq!(dropped.status, 404, "{}", dropped.text());
+    let applied = cluster.client.send(&decide("apply")).await;
+    assert_eq!(applied.status, 503, "{}", applied.text());
     let again = cluster.client.send(&delete(&cluster, 0, 3)).await;
     assert_eq!(again.status, 204, "{}", again.text());
 

@@ -126,6 +126,11 @@ numbered! {
     }
 }
 
+impl Acknowledged {
+    /// All of them, for metrics.
+    pub const ALL: [Self; 3] = [Self::No, Self::Perhaps, Self::Yes];
+}
+
 numbered! {
     /// What took the record out of the log.
     Why {

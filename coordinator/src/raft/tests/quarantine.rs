@@ -30,7 +30,7 @@ use super::super::*;
 use super::field::{Field, NODES};
 use super::harness::*;
 use crate::core::history;
-use crate::core::quarantine::{Acknowledged, Entry, Why};
+use crate::core::quarantine::{Acknowledged, Entry, Waiting, Why};
 use crate::core::record::{Hlc, Record, RecordFields, RecordKind};
 
 const G: GroupId = GroupId::new(3);
@@ -279,8 +279,20 @@ async fn pages_go_on_after_an_entry_and_removal_is_of_one() {
     let second = quarantine.page(Some(first[1].0), 9, 1).unwrap();
     assert_eq!(second.len(), 1, "at least one, whatever its size");
     assert_eq!(second[0].0.position.index, Index::new(2));
-    quarantine.remove(first[0].0).unwrap();
-    quarantine.remove(first[0].0).unwrap();
+    let (gone, other) = (first[0].0, first[1].1.as_ref().unwrap());
+    quarantine.change(&[], &[gone]).unwrap();
+    let waits = Entry {
+        waiting: Some(Waiting::TooOld),
+        ..other.clone()
+    };
+    let late = Entry {
+        id: gone,
+        ..waits.clone()
+    };
+    quarantine.change(&[late, waits], &[gone]).unwrap();
+    assert_eq!(quarantine.count().unwrap(), 4, "what is gone stays gone");
+    let marked = quarantine.get(first[1].0).unwrap().unwrap();
+    assert_eq!(marked.waiting, Some(Waiting::TooOld));
     assert_eq!(indexes(&quarantine), [1, 2, 3, 4]);
     assert!(quarantine.get(first[0].0).unwrap().is_none());
     assert!(quarantine.get(first[1].0).unwrap().is_some());
