@@ -28,7 +28,7 @@ use super::data::DataService;
 use super::placements::Refusal;
 use crate::core::history::Standing;
 use crate::core::quarantine::{
-    self as core, Entry, EntryId, Home, Resolution, Step, Waiting, next_step,
+    self as core, Entry, EntryId, Home, Resolution, Step, Waiting, next_step, waits_for,
 };
 use crate::raft::{Engine, Found, Quarantine};
 
@@ -321,18 +321,6 @@ impl QuarantineService {
             self.0.counts.count(None, Outcome::Waits);
         }
         Ok(Outcome::Waits)
-    }
-}
-
-/// Why an entry waits whose resolution apply has refused; none when it may be tried again.
-fn waits_for(code: ErrorCode) -> Option<Waiting> {
-    match code {
-        ErrorCode::PreconditionFailed => Some(Waiting::TooOld),
-        ErrorCode::InvalidRequest
-        | ErrorCode::BodyTooLarge
-        | ErrorCode::DivergedHistory
-        | ErrorCode::IdempotencyConflict => Some(Waiting::Refused),
-        _ => None,
     }
 }
 
