@@ -376,7 +376,8 @@ pub fn waits_for(code: ErrorCode) -> Option<Waiting> {
 }
 
 /// The record that resolves an entry in the tenant's group of today, under the placement that was
-/// created at `placement`. The same entry always has the same idempotency key.
+/// created at `placement`. The same entry always has the same idempotency key, an operator's decision on
+/// it one of its own; apply keeps both apart from the keys of clients.
 #[must_use]
 pub fn resolution(
     entry: &Entry,
@@ -388,7 +389,12 @@ pub fn resolution(
     let EntryId { group, position } = entry.id;
     let Position { term, index } = position;
     let body_hash = *blake3::hash(&record).as_bytes();
-    let key = IdempotencyKey::new(format!("reconcile/{group}/{term}/{index}"));
+    // An operator's decision is another one than what was resolved before: that had an outcome of its own.
+    let which = match how {
+        Resolution::Overwrite => "/overwrite",
+        Resolution::LastWriteWins | Resolution::Merge => "",
+    };
+    let key = IdempotencyKey::new(format!("reconcile/{group}/{term}/{index}{which}"));
     let body = wire::Reconcile {
         group: group.get(),
         term: term.get(),

@@ -399,3 +399,29 @@ fn fates_of_any(what: What) {
         1
     );
 }
+
+/// What apply has answered before is not the answer to another decision.
+#[test]
+fn an_operator_may_overwrite_what_lost() {
+    let mut log = Log::new();
+    log.append(&put(10, "r", &json!("here")));
+    let older = put(9, "r", &json!("older"));
+    assert_eq!(fates(log.resolve_at(101, &older, LWW)), LOST);
+    let decided = log.resolve_at(101, &older, Resolution::Overwrite);
+    assert_eq!(fates(decided), WON);
+    assert_eq!(log.value("r"), Some(json!("older")));
+    log.append(&put(20, "r", &json!("later")));
+    let again = log.resolve_at(101, &older, Resolution::Overwrite);
+    assert_eq!(fates(again), WON, "the same answer");
+    assert_eq!(log.value("r"), Some(json!("later")), "and it was done once");
+}
+
+#[test]
+fn a_client_can_not_take_the_key_of_a_resolution() {
+    let mut log = Log::new();
+    let op = Op::Put(json!("theirs").to_string().into());
+    log.append(&write(10, "other", op, Some("reconcile/1/1/101")));
+    let cut_off = put(9, "r", &json!("cut off"));
+    assert_eq!(fates(log.resolve_at(101, &cut_off, LWW)), WON);
+    assert_eq!(log.value("r"), Some(json!("cut off")));
+}

@@ -18,10 +18,11 @@ use rocksdb::{Cache, DB, WriteBatch};
 
 use super::super::counters::Counters;
 use super::super::db::{CF_LOG, family, open_raft, open_state};
-use super::super::keys::log_key;
+use super::super::keys::{APPLIED_MARK, group_key, log_key};
 use super::super::log::flusher::Flusher;
 use super::super::log::recovery;
 use super::super::log::store::{GroupLog, SharedTail};
+use super::super::log::tail::Tail;
 use super::super::propose::within;
 use super::super::state::db::StateDb;
 use super::super::types::{RaftEntry, RaftStoredMembership, log_id};
@@ -227,6 +228,43 @@ async fn many_and_large_records_are_kept_in_several_writes() {
         .unwrap();
     log.truncate_after(None).await.unwrap();
     assert_eq!(indexes(&store.quarantine()), (0..12).collect::<Vec<_>>());
+}
+
+/// One rotted record, wherever it is, does not take the others along when the node leaves.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_read_of_a_damaged_log_is_kept() {
+    for rotted in [0, 5, 8] {
+        let store = Store::new();
+        let mut log = store.open().await;
+        append(&mut log, 1, 0..9).await;
+        log.save_committed(Some(log_id(1, 2))).await.unwrap();
+        let mut log = store.open().await;
+        append(&mut log, 1, 9..10).await;
+        let cf = family(&store.db, CF_LOG);
+        store.db.put_cf(cf, log_key(G, rotted), b"rotted").unwrap();
+        log.tail = match recovery::load_tail(&store.db, G, None, 0) {
+            Ok(tail) => SharedTail::new(tail),
+            Err(_) => SharedTail::new(Tail::damaged()),
+        };
+        log.leave(Some(log_id(1, 2))).await.unwrap();
+        let whole: Vec<u64> = (3..10).filter(|index| *index != rotted).collect();
+        assert_eq!(indexes(&store.quarantine()), whole, "{rotted} has rotted");
+        assert!(store.db.get_cf(cf, log_key(G, 3)).unwrap().is_none());
+    }
+}
+
+/// Nor does a state that can't say what was applied.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_state_keeps_nothing_from_being_kept() {
+    let store = Store::new();
+    let mut log = store.open().await;
+    append(&mut log, 1, 0..4).await;
+    store.install(&[(1, 0)], (1, 1));
+    let marks = family(&store.state.db, StateCf::Marks.name());
+    let applied = group_key(G, APPLIED_MARK);
+    store.state.db.put_cf(marks, applied, b"rotted").unwrap();
+    log.leave(None).await.unwrap();
+    assert_eq!(indexes(&store.quarantine()), [0, 1, 2, 3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
