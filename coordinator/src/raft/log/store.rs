@@ -76,9 +76,10 @@ impl GroupLog {
     pub(crate) async fn leave(&self, known: Option<RaftLogId>) -> io::Result<()> {
         let from = next_index(known.as_ref());
         let is_damaged = self.tail.lock().damaged;
-        let whole = match is_damaged {
-            true => Err(io::Error::from(io::ErrorKind::InvalidData)),
-            false => self.leaving(from, u64::MAX, Why::Left).await,
+        let whole = if is_damaged {
+            Err(io::Error::from(io::ErrorKind::InvalidData))
+        } else {
+            self.leaving(from, u64::MAX, Why::Left).await
         };
         let rows = match whole {
             Ok(rows) => rows,

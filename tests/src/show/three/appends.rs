@@ -100,7 +100,7 @@ async fn of_etcd(etcd: &Etcd) -> Seen {
         seen
     };
     gather(join_all((0..CLIENTS).map(client)).await, || {
-        cpu_time(&etcd.pids()) - before
+        cpu_time(&etcd.pids()).saturating_sub(before)
     })
 }
 
@@ -123,7 +123,7 @@ async fn of_ours(cluster: &Cluster, leader: usize) -> Seen {
         seen
     };
     gather(join_all((0..CLIENTS).map(client)).await, || {
-        cpu_time(&pids) - before
+        cpu_time(&pids).saturating_sub(before)
     })
 }
 
@@ -140,7 +140,9 @@ impl Seen {
 
 fn gather(clients: Vec<Seen>, cpu: impl FnOnce() -> Duration) -> Seen {
     let mut all = Seen::default();
-    clients.into_iter().for_each(|seen| all.add(seen));
+    for seen in clients {
+        all.add(seen);
+    }
     all.cpu = cpu();
     all
 }
