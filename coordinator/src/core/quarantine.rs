@@ -16,6 +16,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use bytes::Bytes;
+use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, IdempotencyKey, RegionName};
 use maia_common::limits;
 use maia_common::placement::{ConflictStrategy, SyncMode};
@@ -364,6 +365,19 @@ fn is_too_old(entry: &Entry, now_ms: u64) -> bool {
     let lifetime_ms = limits::IDEMPOTENCY_KEY_LIFETIME.min(limits::TOMBSTONE_LIFETIME);
     let age_ms = now_ms.saturating_sub(entry.record.hlc.physical_ms());
     u128::from(age_ms) >= lifetime_ms.as_millis()
+}
+
+/// Why an entry waits whose resolution apply has refused; none when it may be tried again.
+#[must_use]
+pub fn waits_for(code: ErrorCode) -> Option<Waiting> {
+    match code {
+        ErrorCode::PreconditionFailed => Some(Waiting::TooOld),
+        ErrorCode::InvalidRequest
+        | ErrorCode::BodyTooLarge
+        | ErrorCode::DivergedHistory
+        | ErrorCode::IdempotencyConflict => Some(Waiting::Refused),
+        _ => None,
+    }
 }
 
 /// The record that resolves an entry in the tenant's group of today, under the placement that was

@@ -27,7 +27,7 @@ use super::clock::Clock;
 use super::data::DataService;
 use super::placements::Refusal;
 use crate::core::history::Standing;
-use crate::core::quarantine::{self as core, Entry, EntryId, Home, Resolution, Waiting};
+use crate::core::quarantine::{self as core, Entry, EntryId, Home, Resolution};
 use crate::raft::{Engine, Found, Quarantine};
 
 /// Bytes of entries that are read for one answer, about.
@@ -228,18 +228,6 @@ impl QuarantineService {
         let entries = self.entries();
         let done = tokio::task::spawn_blocking(move || work(&entries)).await;
         done.map_err(io::Error::other)?
-    }
-}
-
-/// Why an entry waits whose resolution apply has refused; none when it may be tried again.
-fn waits_for(code: ErrorCode) -> Option<Waiting> {
-    match code {
-        ErrorCode::PreconditionFailed => Some(Waiting::TooOld),
-        ErrorCode::InvalidRequest
-        | ErrorCode::BodyTooLarge
-        | ErrorCode::DivergedHistory
-        | ErrorCode::IdempotencyConflict => Some(Waiting::Refused),
-        _ => None,
     }
 }
 

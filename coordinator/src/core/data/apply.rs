@@ -291,7 +291,9 @@ pub(super) fn changed(
         Some(What::Delete(_)) => return Ok(None),
         None => return refuse(ErrorCode::InvalidRequest, "an operation of an unknown kind"),
     };
-    let stamp = Stamp::of(context.record);
+    // A resolution may have left a stamp that is ahead of this log's clock.
+    let newest = current.map(stamps::of).or_else(|| slot.grave().cloned());
+    let stamp = Stamp::of(context.record).above(newest.as_ref());
     let fields = by_field.then(|| {
         let content = Content {
             data: data.clone(),

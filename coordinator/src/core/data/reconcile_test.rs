@@ -177,6 +177,21 @@ fn deletions_take_part() {
 }
 
 #[test]
+fn what_comes_later_in_the_log_is_newer_whatever_its_clock_says() {
+    let (ahead, between) = (put(100, "r", &json!("ahead")), put(70, "r", &json!("old")));
+    for gone in [false, true] {
+        let mut log = Log::new();
+        assert_eq!(fates(log.resolve(&ahead, LWW)), WON);
+        if gone {
+            log.append(&delete(40, "r"));
+        }
+        log.append(&put(50, "r", &json!("later")));
+        assert_eq!(fates(log.resolve(&between, LWW)), LOST, "{gone}");
+        assert_eq!(log.value("r"), Some(json!("later")));
+    }
+}
+
+#[test]
 fn no_row_of_a_tombstone_is_left_when_the_resource_is_made_anew_or_its_tenant_purged() {
     let mut log = Log::new();
     let rows = |log: &Log| {

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use maia_common::ids::{GroupId, TenantId};
 use maia_common::runtime::Backoff;
 
-use super::{Hindrance, Outcome, QuarantineService, waits_for};
-use crate::core::quarantine::{Acknowledged, Entry, EntryId, Resolution, Step, Waiting, next_step};
+use super::{Hindrance, Outcome, QuarantineService};
+use crate::core::quarantine::{
+    Acknowledged, Entry, EntryId, Resolution, Step, Waiting, next_step, waits_for,
+};
 use crate::shell::clock;
 
 /// How often to look whether there is something new; and the first wait for what is not settled.
