@@ -109,9 +109,13 @@ async fn a_new_coordinator_takes_the_place_of_a_dead_one() {
     })
     .await;
     let entries = "/admin/replication/quarantine";
-    let of = |method, path: &str| cluster.client.send(&cluster.api(2, method, path));
-    assert_eq!(of(Method::GET, entries).await.status, 200);
-    assert_eq!(of(Method::GET, "/admin/placements").await.status, 503);
+    for (path, status) in [(entries, 200), ("/v1/placements", 503)] {
+        let answer = cluster
+            .client
+            .send(&cluster.api(2, Method::GET, path))
+            .await;
+        assert_eq!(answer.status, status, "{path}: {}", answer.text());
+    }
     let decide = |action: &str| {
         let path = format!("{entries}/1-2-3/resolve");
         let body = json!({ "action": action }).to_string();
