@@ -147,3 +147,17 @@ pub const MAX_FORWARD_HOPS: u32 = 3;
 pub const MAX_IDEMPOTENCY_KEYS_PER_TENANT: u64 = 100_000;
 /// One try of a metastore transaction, before it is tried again, perhaps elsewhere.
 pub const METASTORE_ATTEMPT: Duration = Duration::from_secs(2);
+/// Streams of entries that one coordinator serves; each holds at most two chunks in memory.
+pub const MAX_STREAMS: usize = 128;
+/// After this many bytes of entries a chunk of a stream, or a page of entries, ends; one entry may be
+/// larger.
+pub const STREAM_CHUNK_BYTES: usize = 256 << 10;
+/// How long a chunk may wait for a stream's reader; then the stream is ended, and the reader resumes.
+pub const STREAM_PATIENCE: Duration = Duration::from_secs(10);
+/// At the latest so long after the last event a stream says where it is.
+pub const STREAM_HEARTBEAT: Duration = Duration::from_secs(5);
+/// Records of a log that are looked at for one page: those of other tenants are passed over. The page
+/// says where to go on.
+pub const MAX_ENTRIES_SCAN: usize = 10_000;
+/// Operations of one append: they are checked and applied as one.
+pub const MAX_APPEND_OPERATIONS: usize = 1000;

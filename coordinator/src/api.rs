@@ -3,8 +3,10 @@
 //! read the request, call a service of `shell/`, and write the answer: no decisions here.
 
 mod admin;
+mod append;
 mod auth;
 mod data;
+mod entries;
 mod extract;
 mod health;
 mod latches;
@@ -15,6 +17,7 @@ mod placements;
 mod problem;
 mod proxies;
 mod regions;
+mod replication;
 mod router;
 
 use std::path::PathBuf;
@@ -36,6 +39,7 @@ use crate::shell::nodes::Nodes;
 use crate::shell::placements::Placements;
 use crate::shell::proxies::Proxies;
 use crate::shell::regions::Regions;
+use crate::shell::streams::Streams;
 use crate::shell::vitals::Vitals;
 
 pub use latches::Latches;
@@ -55,6 +59,8 @@ pub struct Parts {
     pub nodes: Nodes,
     /// The built-in origin.
     pub data: DataService,
+    /// Streams of entries.
+    pub streams: Streams,
     /// For states of groups.
     pub engine: Arc<Engine>,
     /// For events.

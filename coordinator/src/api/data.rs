@@ -21,6 +21,7 @@ use super::placements::{idempotency_key, page_limit};
 use super::problem::ApiError;
 use super::{Api, deadline};
 use crate::core::data::{etag, parse_etag};
+use crate::core::entries::content;
 use crate::core::record::Idempotency;
 use crate::shell::data::{Resource, WriteRequest, Written};
 
@@ -180,7 +181,7 @@ async fn write(api: &Api, headers: &HeaderMap, asked: Asked) -> Result<Written, 
     Ok(api.parts.data.write(request, deadline()).await?)
 }
 
-fn body(body: Body) -> Result<Bytes, ApiError> {
+pub(super) fn body(body: Body) -> Result<Bytes, ApiError> {
     body.map_err(|rejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             let text = format!(
@@ -392,21 +393,14 @@ pub async fn list(
     Ok(Json(serde_json::json!({ "items": items, "next": page.next })).into_response())
 }
 
-/// A resource within a list: JSON as it is, all else in base64.
+/// A resource within a list.
 fn item(id: &ResourceId, resource: &Resource) -> serde_json::Value {
-    use base64::Engine as _;
     let mut item = serde_json::json!({
         "id": id,
         "etag": etag(resource.version.as_ref()),
         "content_type": resource.content_type,
     });
-    let is_json = resource.content_type.starts_with("application/json");
-    match serde_json::from_slice::<serde_json::Value>(&resource.data) {
-        Ok(json) if is_json => item["data"] = json,
-        _ => {
-            let text = base64::engine::general_purpose::STANDARD.encode(&resource.data);
-            item["data_base64"] = text.into();
-        }
-    }
+    let (field, data) = content(&resource.content_type, &resource.data);
+    item[field] = data;
     item
 }

@@ -221,8 +221,12 @@ impl Default for Failover {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Replication {
-    /// Records that a group's log keeps behind its snapshot, for followers that catch up.
-    pub retention_records: u64,
+    /// So many bytes of each group's log are kept at most, about, for followers that catch up and for
+    /// streams of entries; twice as much while a follower that answers lacks some of it.
+    pub retention_bytes: u64,
+    /// Nothing older is kept; in a log of less than a quarter of `retention_bytes` nothing twice as old.
+    #[serde(with = "maia_common::duration::text")]
+    pub retention_age: Duration,
     /// Below this much free disk no write is accepted.
     pub min_free_bytes: u64,
 }
@@ -230,7 +234,8 @@ pub struct Replication {
 impl Default for Replication {
     fn default() -> Self {
         Self {
-            retention_records: 100_000,
+            retention_bytes: 256 << 20,
+            retention_age: Duration::from_secs(24 * 3600),
             min_free_bytes: 64 << 20,
         }
     }

@@ -20,10 +20,12 @@ mod etag;
 mod keys;
 mod patch;
 mod purge;
+mod trace;
 
 pub use apply::{DATA_VERSION, apply, decode_outcome, decode_resource};
 pub use etag::{etag, parse_etag};
 pub use keys::{resource_id_of, resource_key, type_prefix};
+pub use trace::{decode_trace, trace};
 
 #[cfg(test)]
 #[path = "data_test.rs"]

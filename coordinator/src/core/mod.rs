@@ -4,6 +4,7 @@
 pub mod cluster_state;
 pub mod collection;
 pub mod data;
+pub mod entries;
 pub mod feed;
 pub mod frame;
 pub mod group_life;
@@ -16,3 +17,4 @@ pub mod nodes;
 pub mod placements;
 pub mod record;
 pub mod regions;
+pub mod retention;

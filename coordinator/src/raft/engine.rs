@@ -39,6 +39,7 @@ use super::log::recovery;
 use super::log::store::{GroupLog, SharedTail};
 use super::log::tail::Tail;
 use super::log::work::InstanceId;
+use super::retention::Keeper;
 use super::runtimes::Runtimes;
 use super::snapshot::SnapshotStore;
 use super::starts;
@@ -141,6 +142,15 @@ impl Engine {
         engine
             .tasks
             .spawn_until_stop("disk-watch", async move { disk.watch().await });
+        if let Some(kept) = engine.config.retention {
+            let keeper = Keeper {
+                groups: Arc::clone(&engine.groups),
+                snapshots: Arc::clone(&engine.snapshots),
+                kept,
+                silence: engine.config.election_max * 2,
+            };
+            engine.tasks.spawn_until_stop("retention", keeper.run());
+        }
         Ok(Arc::clone(&engine))
     }
 
@@ -394,6 +404,19 @@ impl Engine {
     #[must_use]
     pub fn log_stats(&self) -> LogStats {
         self.counters.read()
+    }
+
+    /// Bytes of a group's log, about.
+    #[must_use]
+    pub fn log_size_bytes(&self, group: GroupId) -> u64 {
+        let running = self.groups.running(group);
+        running.map_or(0, |group| group.tail.lock().ledger.bytes())
+    }
+
+    /// How many bytes a group's log may take, about; 0: it is kept by another rule.
+    #[must_use]
+    pub fn retention_bytes(&self) -> u64 {
+        self.config.retention.map_or(0, |kept| kept.bytes)
     }
 
     /// Free bytes on the node's disk when last looked at.

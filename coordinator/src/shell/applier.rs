@@ -77,7 +77,11 @@ impl Applier for RecordApplier {
                 Ok(Outcome(applied.outcome.encode_to_vec().into()))
             }
             (RecordKind::Data | RecordKind::Purge, false) => {
-                Ok(Outcome(data::apply(group, position, record, view, out)?))
+                let outcome = data::apply(group, position, record, view, out)?;
+                if let Some(trace) = data::trace(record, out) {
+                    out.trace(trace);
+                }
+                Ok(Outcome(outcome))
             }
             _ => Ok(misplaced(record.kind)),
         }

@@ -39,15 +39,15 @@ use super::placements::Placements;
 use super::proxies::{Proxies, ProxiesParts};
 use super::regions::Regions;
 use super::standing::Standing;
+use super::streams::Streams;
 use super::vitals::{self, Vitals};
 use crate::api::{self, Api};
 use crate::config::Config;
 use crate::core::group_life::Moves;
+use crate::core::retention::Retention;
 use crate::feed::{FeedParts, FeedServer, FeedService, Hub};
 use crate::metastore::{Metastore, RaftMetastore};
-use crate::raft::{
-    Engine, EngineConfig, EngineOpenError, GroupError, SnapshotRules, StateError, raft_service,
-};
+use crate::raft::{Engine, EngineConfig, EngineOpenError, GroupError, StateError, raft_service};
 
 /// How long each part may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -396,6 +396,7 @@ impl Parts {
             placements,
             regions,
             nodes,
+            streams: Streams::new(data.clone(), self.tasks.clone()),
             data,
             engine: Arc::clone(&self.engine),
             store: Arc::clone(&self.store) as Arc<dyn Metastore>,
@@ -422,16 +423,15 @@ impl Parts {
 
 fn engine_config(config: &Config) -> EngineConfig {
     let election = config.election();
-    let retained = config.replication.retention_records;
     EngineConfig {
         heartbeat: election.heartbeat,
         election_min: election.timeout_min,
         election_max: election.timeout_max,
         disk_watermark_bytes: config.replication.min_free_bytes,
-        snapshots: SnapshotRules {
-            entries_since_last: (retained / 2).max(1),
-            entries_to_keep: retained / 2,
-        },
+        retention: Some(Retention {
+            bytes: config.replication.retention_bytes,
+            age_ms: u64::try_from(config.replication.retention_age.as_millis()).unwrap_or(u64::MAX),
+        }),
         ..EngineConfig::new(config.node.id, &config.dir)
     }
 }

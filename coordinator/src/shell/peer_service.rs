@@ -186,6 +186,18 @@ impl wire::peer_server::Peer for PeerService {
         Ok(Response::new(reply))
     }
 
+    async fn entries(
+        &self,
+        request: Request<wire::EntriesRequest>,
+    ) -> Result<Response<wire::EntriesReply>, Status> {
+        let read = super::entries_service::read(&self.data, request.into_inner()).await;
+        let reply = read.unwrap_or_else(|refusal| wire::EntriesReply {
+            refusal: Some(refuse(refusal.code, refusal.detail)),
+            ..wire::EntriesReply::default()
+        });
+        Ok(Response::new(reply))
+    }
+
     async fn identify(
         &self,
         request: Request<wire::IdentifyRequest>,

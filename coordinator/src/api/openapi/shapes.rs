@@ -6,10 +6,12 @@
 #![expect(clippy::struct_field_names, reason = "the names that are answered")]
 
 mod cluster;
+mod replication;
 
 use utoipa::{IntoParams, ToSchema};
 
 pub use cluster::*;
+pub use replication::*;
 
 /// A problem document (RFC 9457).
 #[derive(ToSchema)]

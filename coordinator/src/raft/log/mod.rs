@@ -11,6 +11,7 @@
 //! durable when their callback fires; the last purged id is stored with the deletion.
 
 pub(crate) mod flusher;
+pub(crate) mod ledger;
 pub(crate) mod reader;
 pub(crate) mod recovery;
 pub(crate) mod store;

@@ -40,8 +40,18 @@ impl LogReader {
         }
     }
 
+    /// A reader of a running group's log.
+    pub(crate) fn over(group: GroupId, tail: SharedTail, db: Arc<DB>) -> Self {
+        Self { group, tail, db }
+    }
+
     /// Entries `[start, end)` as far as the log has them, up to about `max_bytes`.
-    async fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<RaftEntry>> {
+    pub(crate) async fn read(
+        &self,
+        start: u64,
+        end: u64,
+        max_bytes: usize,
+    ) -> io::Result<Vec<RaftEntry>> {
         let mut out = Vec::new();
         let on_disk_until = {
             let tail = self.tail.lock();

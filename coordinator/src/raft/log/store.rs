@@ -160,6 +160,8 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         // What apply made of the purged entries must not be lost with the power.
         self.state.sync().await?;
         self.tail.lock().purge(upto);
+        // After the tail: who reads entries looks at it again at the end.
+        self.state.drop_traces(self.group, upto.index())?;
         let purged = codec::encode_log_id(&upto);
         self.durable(|done| Work::Purge {
             upto: upto.index(),

@@ -1,17 +1,20 @@
 //! The `state/` database with what the engine itself keeps in it: a group's applied position and
-//! membership, in the same batch as the data that they describe. Nothing here is synced by a
+//! membership, and what entries did (traces), in the same batch as the data that they describe. Nothing here is synced by a
 //! write; [`StateDb::sync`] is called before a log is purged.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use maia_common::GroupId;
-use rocksdb::{DB, WriteBatch};
+use rocksdb::{DB, Direction, IteratorMode, ReadOptions, WriteBatch};
 
 use super::super::codec;
 use super::super::db::{StateCf, family, io_error};
-use super::super::keys::{APPLIED_MARK, INSTALLING_MARK, group_key, group_range};
+use super::super::keys::{
+    APPLIED_MARK, INSTALLED_MARK, INSTALLING_MARK, group_key, group_range, trace_key,
+};
 use super::super::types::{RaftLogId, RaftStoredMembership};
 
 /// The `state/` database.
@@ -76,6 +79,74 @@ impl StateDb {
         for cf in StateCf::ALL {
             let cf = family(&self.db, cf.name());
             batch.delete_range_cf(cf, start.as_slice(), end.as_slice());
+        }
+    }
+
+    /// Adds what entries did, by index, to the batch that applies them.
+    pub(crate) fn put_traces(
+        &self,
+        batch: &mut WriteBatch,
+        group: GroupId,
+        traces: &[(u64, Bytes)],
+    ) {
+        for (index, trace) in traces {
+            batch.put_cf(self.marks(), trace_key(group, *index), trace);
+        }
+    }
+
+    /// What the entries `[start, end)` did, by index, up to about `max_bytes` but at least one.
+    pub(crate) fn traces(
+        &self,
+        group: GroupId,
+        (start, end): (u64, u64),
+        max_bytes: usize,
+    ) -> io::Result<BTreeMap<u64, Bytes>> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(trace_key(group, end));
+        let first = trace_key(group, start);
+        let mode = IteratorMode::From(&first, Direction::Forward);
+        let (mut traces, mut bytes) = (BTreeMap::new(), 0);
+        for row in self.db.iterator_cf_opt(self.marks(), options, mode) {
+            let (key, value) = row.map_err(io_error)?;
+            let index = key.last_chunk::<8>().map(|b| u64::from_be_bytes(*b));
+            bytes += value.len();
+            traces.extend(index.map(|index| (index, Bytes::from(value))));
+            if bytes >= max_bytes {
+                break;
+            }
+        }
+        Ok(traces)
+    }
+
+    /// Forgets what the entries up to this one did: they leave the log.
+    pub(crate) fn drop_traces(&self, group: GroupId, upto: u64) -> io::Result<()> {
+        let mut batch = WriteBatch::default();
+        let (start, end) = (
+            trace_key(group, 0),
+            trace_key(group, upto.saturating_add(1)),
+        );
+        batch.delete_range_cf(self.marks(), start, end);
+        self.write(batch)
+    }
+
+    /// Up to where the group's state came with a snapshot: what the log still has up to there was not
+    /// applied here, and need not be part of the history.
+    pub(crate) fn installed(&self, group: GroupId) -> io::Result<Option<RaftLogId>> {
+        let bytes = self.mark(group, INSTALLED_MARK)?;
+        let decoded = bytes.map(codec::decode_log_id).transpose();
+        decoded.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+    }
+
+    /// Adds that the state up to this position came with a snapshot.
+    pub(crate) fn put_installed(
+        &self,
+        batch: &mut WriteBatch,
+        group: GroupId,
+        last: Option<&RaftLogId>,
+    ) {
+        if let Some(last) = last {
+            let key = group_key(group, INSTALLED_MARK);
+            batch.put_cf(self.marks(), key, codec::encode_log_id(last));
         }
     }
 

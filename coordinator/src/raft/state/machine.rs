@@ -84,8 +84,9 @@ impl GroupMachine {
         let count = batch.len();
         let mut view = PendingView::new(&self.state.db);
         let mut answers: Vec<Answer> = Vec::with_capacity(batch.len());
-        let mut effects = Vec::new();
+        let (mut effects, mut traces) = (Vec::new(), Vec::new());
         for (entry, responder) in batch {
+            let index = entry.log_id.index();
             let mut out = Mutations::default();
             let outcome = apply_entry(
                 self.group,
@@ -97,9 +98,11 @@ impl GroupMachine {
             )?;
             view.extend(out.writes);
             effects.append(&mut out.effects);
+            traces.extend(out.trace.map(|trace| (index, trace)));
             answers.extend(responder.map(|responder| (responder, outcome)));
         }
         let mut writes = view.into_batch();
+        self.state.put_traces(&mut writes, self.group, &traces);
         self.state
             .put_applied(&mut writes, self.group, Some(&last), &self.membership);
         self.state.write(writes)?;
