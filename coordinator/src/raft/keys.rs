@@ -73,6 +73,12 @@ pub(crate) fn trace_key(group: GroupId, index: u64) -> Vec<u8> {
     key
 }
 
+/// The index in the key of a trace.
+pub(crate) fn index_of_trace_key(key: &[u8]) -> Option<u64> {
+    key.last_chunk::<8>()
+        .map(|bytes| u64::from_be_bytes(*bytes))
+}
+
 /// The index in a log key.
 pub(crate) fn index_of_log_key(key: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(key.get(8..16)?.try_into().ok()?))

@@ -13,7 +13,8 @@ use rocksdb::{DB, Direction, IteratorMode, ReadOptions, WriteBatch};
 use super::super::codec;
 use super::super::db::{StateCf, family, io_error};
 use super::super::keys::{
-    APPLIED_MARK, INSTALLED_MARK, INSTALLING_MARK, group_key, group_range, trace_key,
+    APPLIED_MARK, INSTALLED_MARK, INSTALLING_MARK, group_key, group_range, index_of_trace_key,
+    trace_key,
 };
 use super::super::types::{RaftLogId, RaftStoredMembership};
 
@@ -108,9 +109,8 @@ impl StateDb {
         let (mut traces, mut bytes) = (BTreeMap::new(), 0);
         for row in self.db.iterator_cf_opt(self.marks(), options, mode) {
             let (key, value) = row.map_err(io_error)?;
-            let index = key.last_chunk::<8>().map(|b| u64::from_be_bytes(*b));
             bytes += value.len();
-            traces.extend(index.map(|index| (index, Bytes::from(value))));
+            traces.extend(index_of_trace_key(&key).map(|index| (index, Bytes::from(value))));
             if bytes >= max_bytes {
                 break;
             }
