@@ -19,6 +19,9 @@ use crate::raft::{AppliedEntry, EntriesError, ReadError};
 use crate::shell::peers::PeerError;
 use crate::shell::placements::Refusal;
 
+/// How long a reader that knows more than this node is let wait: another may be further.
+const NOT_YET_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Whose entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Followed {
@@ -187,6 +190,7 @@ impl DataService {
         deadline: Instant,
     ) -> Result<EntriesPage, Refusal> {
         let wait_until = deadline.min(Instant::now() + query.wait);
+        let not_yet_until = deadline.min(Instant::now() + NOT_YET_PATIENCE);
         let mut page = EntriesPage {
             upto: query.after,
             ..EntriesPage::default()
@@ -198,9 +202,9 @@ impl DataService {
             let read = engine.entries(group, page.upto, limits::STREAM_CHUNK_BYTES, most);
             let stretch = match read.await {
                 Ok(stretch) => stretch,
-                Err(EntriesError::NotYet) if Instant::now() < deadline => {
+                Err(EntriesError::NotYet) if Instant::now() < not_yet_until => {
                     let next = page.upto.map_or(0, |at| at.index.get());
-                    self.wait_for(group, next, deadline).await?;
+                    self.wait_for(group, next, not_yet_until).await?;
                     continue;
                 }
                 Err(error) => return Err(refusal_of(group, error)),
@@ -314,8 +318,8 @@ fn refusal_of(group: GroupId, error: EntriesError) -> Refusal {
         EntriesError::NotRetained { from } => {
             let from = GroupPosition { group, at: from };
             let text = format!(
-                "the log has nothing before this position any more; the oldest position to go on from \
-                 is {from}: read the whole state, then go on from where it was read"
+                "the log no longer has what follows this position; the oldest position to go on from is \
+                 {from}. Read the whole state, then go on from where it was read"
             );
             refuse(ErrorCode::NotRetained, text)
         }
