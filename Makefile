@@ -15,7 +15,7 @@ export CCACHE_DIR ?= $(HOME)/.cache/maia-edge/ccache
 FLAGS := --workspace --locked --release
 BIN := $(CARGO_TARGET_DIR)/release
 
-.PHONY: help setup build demo test fix bench show-01 show-02 soak cold audit
+.PHONY: help setup build demo test fix bench sim show-01 show-02 soak cold audit
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -61,20 +61,25 @@ peers:
 	cargo build -p maia-proxy -p maia-peers --profile dist --locked
 	$(CARGO_TARGET_DIR)/dist/peers $(PEERS)
 
+## make sim       one seed of the simulation with its trace: make sim SEED=7; many: make sim SEEDS=1000
+sim: setup
+	cargo build $(FLAGS) --bin sim
+	$(if $(SEED),SIM_SEED=$(SEED)) $(BIN)/sim $(SEEDS)
+
 ## make show-01   what the first slice must show, with its figures; fails on a miss
 show-01: build
 	$(BIN)/show 01
 
 ## make show-02   placements at scale, a million tenants (about 25 minutes); fails on a miss
 show-02: build
-	$(BIN)/show 02
 	cargo bench --workspace --locked --profile release --bench decide
-	$(MAKE) peers
+	missed=0; $(BIN)/show 02 || missed=1; $(MAKE) peers || missed=1; exit $$missed
 
-## make soak      the long runs: 50 kills of a primary, a million tenants with 50 kills beside
+## make soak      the long runs: 50 kills of a primary, a million tenants with 50 kills beside, 30,000 seeds of the simulation
 soak: build
 	SHOW_KILLS=50 $(BIN)/show 01
 	SHOW_KILLS=50 $(BIN)/show 02
+	$(BIN)/sim 30000
 
 ## make cold      `make demo` and `make test` in a fresh Debian with nothing but Rust and gcc (an hour)
 cold:

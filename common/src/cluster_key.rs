@@ -72,6 +72,12 @@ impl ClusterKey {
         *blake3::keyed_hash(&self.0, b"mark of files").as_bytes()
     }
 
+    /// The key that signs consistency tokens: the same on every node, and good for nothing else.
+    #[must_use]
+    pub fn token_key(&self) -> [u8; 32] {
+        *blake3::keyed_hash(&self.0, b"consistency tokens").as_bytes()
+    }
+
     /// What proves membership on gRPC calls, for clients and servers alike.
     #[must_use]
     pub fn interceptor(&self) -> ClusterInterceptor {

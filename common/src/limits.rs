@@ -145,6 +145,19 @@ pub const MAX_INTERNAL_HOPS: u32 = 3;
 pub const MAX_FORWARD_HOPS: u32 = 3;
 /// Idempotency keys kept per tenant; the oldest of the tenant goes first.
 pub const MAX_IDEMPOTENCY_KEYS_PER_TENANT: u64 = 100_000;
+/// Term starts that a group's state remembers: an election a minute for a week. Positions of older
+/// terms are no longer honoured.
+pub const MAX_TERM_STARTS: u64 = 10_000;
+/// How long a key makes a retry recognizable, by the records' own clocks.
+pub const IDEMPOTENCY_KEY_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// How long it is remembered that a resource was deleted: an older write of it that turns up later
+/// waits for the operator.
+pub const TOMBSTONE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// Deletions remembered per tenant; the oldest goes first.
+pub const MAX_TOMBSTONES_PER_TENANT: u64 = 100_000;
+/// Fields of one resource whose stamps are kept apart, removed ones included: each costs some 40
+/// bytes beside its name. A larger object is compared as a whole.
+pub const MAX_MERGED_FIELDS: usize = 1024;
 /// One try of a metastore transaction, before it is tried again, perhaps elsewhere.
 pub const METASTORE_ATTEMPT: Duration = Duration::from_secs(2);
 /// Streams of entries that one coordinator serves; each holds at most two chunks in memory.

@@ -36,6 +36,10 @@ metrics! {
     LEADER_CHANGES = "maia_leader_changes_total", "Leader changes of a group.";
     REPLICATION_LAG_ENTRIES = "maia_replication_lag_entries",
         "Records that a follower of a group led here is behind.";
+    QUARANTINE_ENTRIES = "maia_quarantine_entries",
+        "Records that this node's logs lost uncommitted and that are not yet resolved.";
+    REPLICATION_CONFLICTS = "maia_replication_conflicts_total",
+        "Quarantined records that were dealt with, by strategy and outcome.";
     FEED_SUBSCRIBERS = "maia_feed_subscribers", "Proxies on this coordinator's feed.";
     FEED_PUSH_SECONDS = "maia_feed_push_seconds", "From a commit to its delta on the feed.";
     FEED_CUT_OFF = "maia_feed_cut_off_total", "Streams of the feed ended by this coordinator, by reason.";

@@ -6,6 +6,7 @@ mod admin;
 mod append;
 mod auth;
 mod data;
+mod digest;
 mod entries;
 mod extract;
 mod health;
@@ -16,6 +17,7 @@ mod openapi;
 mod placements;
 mod problem;
 mod proxies;
+mod quarantine;
 mod regions;
 mod replication;
 mod router;
@@ -38,6 +40,7 @@ use crate::shell::data::DataService;
 use crate::shell::nodes::Nodes;
 use crate::shell::placements::Placements;
 use crate::shell::proxies::Proxies;
+use crate::shell::quarantine::QuarantineService;
 use crate::shell::regions::Regions;
 use crate::shell::streams::Streams;
 use crate::shell::vitals::Vitals;
@@ -61,6 +64,8 @@ pub struct Parts {
     pub data: DataService,
     /// Streams of entries.
     pub streams: Streams,
+    /// What this node's logs lost before it was known to be committed.
+    pub quarantine: QuarantineService,
     /// For states of groups.
     pub engine: Arc<Engine>,
     /// For events.

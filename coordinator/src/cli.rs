@@ -16,6 +16,7 @@ mod load;
 mod node;
 mod print;
 mod proxy;
+mod quarantine;
 mod region;
 mod session;
 mod tenant;
@@ -69,6 +70,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Verb::Groups => views::groups(&Session::open(&args.global)?).await,
         Verb::Region { verb } => region::run(&Session::open(&args.global)?, verb).await,
         Verb::Node { verb } => node::run(&Session::open(&args.global)?, verb).await,
+        Verb::Quarantine { verb } => quarantine::run(&Session::open(&args.global)?, verb).await,
         Verb::Proxy { verb } => proxy::run(&Session::open(&args.global)?, verb).await,
         Verb::Events { after, follow } => {
             views::events(&Session::open(&args.global)?, after, follow).await

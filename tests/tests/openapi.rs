@@ -56,7 +56,7 @@ fn drives(region: &str) -> Vec<Drive> {
     let (one, many) = ("/v1/placements/{tenant}", "/v1/placements");
     let (thing, things) = ("/v1/data/{kind}/{id}", "/v1/data/{kind}");
     let (site, sites) = ("/admin/regions/{name}", "/admin/regions");
-    let (entries, stream) = ("/v1/replication/entries", "/v1/replication/stream");
+    let (log, stream) = ("/v1/replication/entries", "/v1/replication/stream");
     let append = |operation: &str, id: &str| {
         json!({
             "tenant_id": "t", "operation": operation, "resource_type": "logs",
@@ -70,7 +70,40 @@ fn drives(region: &str) -> Vec<Drive> {
     });
     let get = Method::GET;
     let put = |template, path: &str, status| drive(Method::PUT, template, path, status);
+    let entry = "/admin/replication/quarantine/{id}";
+    let absent = "/admin/replication/quarantine/1-2-3";
+    let decide = "/admin/replication/quarantine/{id}/resolve";
+    let decided = "/admin/replication/quarantine/1-2-3/resolve";
+    let entries = "/admin/replication/quarantine";
+    let digest = "/admin/replication/digest";
     vec![
+        drive(
+            get.clone(),
+            digest,
+            "/admin/replication/digest?group=0",
+            200,
+        ),
+        drive(
+            get.clone(),
+            digest,
+            "/admin/replication/digest?group=99",
+            404,
+        ),
+        drive(
+            get.clone(),
+            entries,
+            "/admin/replication/quarantine?limit=1",
+            200,
+        ),
+        drive(
+            get.clone(),
+            entries,
+            "/admin/replication/quarantine?after=x",
+            400,
+        ),
+        drive(get.clone(), entry, absent, 404),
+        drive(Method::POST, decide, decided, 404).body(&json!({"action": "drop"})),
+        drive(Method::POST, decide, decided, 400).body(&json!({"action": "eat"})),
         put(one, "/v1/placements/u?dry_run=true", 200).body(&spec),
         put(one, "/v1/placements/u", 201).body(&spec),
         put(one, "/v1/placements/u", 200).body(&spec),
@@ -142,23 +175,23 @@ fn drives(region: &str) -> Vec<Drive> {
             "/v1/replication/health",
             200,
         ),
-        drive(Method::POST, entries, entries, 201)
+        drive(Method::POST, log, log, 201)
             .body(&json!([append("update", "1"), append("create", "2")])),
-        drive(Method::POST, entries, entries, 412).body(&append("create", "2")),
-        drive(Method::POST, entries, entries, 400).body(&json!([])),
+        drive(Method::POST, log, log, 412).body(&append("create", "2")),
+        drive(Method::POST, log, log, 400).body(&json!([])),
         drive(
             get.clone(),
-            entries,
+            log,
             "/v1/replication/entries?tenant=t&limit=1000",
             200,
         ),
         drive(
             get.clone(),
-            entries,
+            log,
             "/v1/replication/entries?tenant=t&after=99/1/1",
             409,
         ),
-        drive(get.clone(), entries, "/v1/replication/entries?group=0", 400),
+        drive(get.clone(), log, "/v1/replication/entries?group=0", 400),
         // A stream of a tenant has no end: see tests/entries.rs.
         drive(
             get.clone(),

@@ -6,11 +6,11 @@ use crate::load::{Load, Sample};
 use crate::stage::Kind;
 
 /// `maia-proxy ≤ factor × peer`, for a load; and up to which factor a miss stands accepted in
-/// `docs/misses.md`.
-const TARGETS: [(Load, Kind, f64, f64); 3] = [
-    (Load::Read, Kind::Bare, 1.05, 1.25),
-    (Load::Misrouted, Kind::Haproxy, 1.0, 1.4),
-    (Load::MisroutedBody, Kind::Haproxy, 1.0, 1.0),
+/// `docs/misses.md`, with an access log and without.
+const TARGETS: [(Load, Kind, f64, [f64; 2]); 3] = [
+    (Load::Read, Kind::Bare, 1.05, [1.2, 1.2]),
+    (Load::Misrouted, Kind::Haproxy, 1.0, [1.0, 1.35]),
+    (Load::MisroutedBody, Kind::Haproxy, 1.0, [1.0, 1.0]),
 ];
 
 /// What came of a target.
@@ -135,7 +135,11 @@ pub fn verdicts(cells: &[Cell]) -> Vec<(String, Verdict)> {
                 continue;
             };
             let (seen, name) = (ratio(ours, theirs), kind.as_str());
-            let log = if log { "on" } else { "off" };
+            let (log, accepted) = if log {
+                ("on", accepted[0])
+            } else {
+                ("off", accepted[1])
+            };
             let text = format!(
                 "{}: {seen:.3} × {name}, target ≤ {factor:.2} (access log {log} for all)",
                 load.as_str()

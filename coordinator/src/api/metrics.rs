@@ -89,6 +89,24 @@ fn feed(text: &mut Text, hub: &Hub) {
     text.single(names::FEED_CATCH_UPS, "counter", stats.catch_ups());
 }
 
+fn quarantine(text: &mut Text, api: &Api) {
+    let counts = api.parts.quarantine.counts();
+    text.single(names::QUARANTINE_ENTRIES, "gauge", counts.entries());
+    text.head(names::REPLICATION_CONFLICTS, "counter");
+    for (strategy, outcome, count) in counts.outcomes() {
+        let labels = format!("strategy=\"{strategy}\",outcome=\"{}\"", outcome.name());
+        text.sample(names::REPLICATION_CONFLICTS.name, &labels, count);
+    }
+}
+
+fn violations(text: &mut Text, api: &Api) {
+    text.head(names::INVARIANT_VIOLATIONS, "counter");
+    for (invariant, count) in api.parts.cluster.violations().counts() {
+        let label = format!("name=\"{}\"", invariant.name());
+        text.sample(names::INVARIANT_VIOLATIONS.name, &label, count);
+    }
+}
+
 fn groups(text: &mut Text, api: &Api) {
     let state = api.parts.cluster.state();
     text.head(names::GROUPS, "gauge");
@@ -168,6 +186,8 @@ pub async fn metrics(State(api): State<Api>) -> Response {
     wal(&mut text, &api.parts.engine.log_stats());
     logs(&mut text, &api);
     groups(&mut text, &api);
+    quarantine(&mut text, &api);
+    violations(&mut text, &api);
     feed(&mut text, &api.parts.hub);
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],

@@ -17,8 +17,8 @@ use utoipa_axum::routes;
 use super::openapi::{self, shapes};
 use super::problem::ApiError;
 use super::{
-    Api, admin, auth, data, entries, health, metrics, nodes, placements, proxies, regions,
-    replication,
+    Api, admin, auth, data, digest, entries, health, metrics, nodes, placements, proxies,
+    quarantine, regions, replication,
 };
 use crate::config::Scope;
 
@@ -66,6 +66,7 @@ fn reads() -> OpenApiRouter<Api> {
         .routes(routes!(replication::stats))
         .routes(routes!(replication::leader))
         .routes(routes!(replication::list_followers))
+        .routes(routes!(quarantine::list))
         .routes(routes!(openapi::serve))
 }
 
@@ -77,6 +78,9 @@ fn changes() -> OpenApiRouter<Api> {
         .routes(routes!(nodes::add))
         .routes(routes!(nodes::remove))
         .routes(routes!(proxies::remove))
+        .routes(routes!(quarantine::get))
+        .routes(routes!(digest::get))
+        .routes(routes!(quarantine::resolve))
         .layer(DefaultBodyLimit::max(limits::MAX_ADMIN_BODY_BYTES))
 }
 

@@ -88,6 +88,11 @@ pub enum Verb {
         #[command(subcommand)]
         verb: ProxyVerb,
     },
+    /// Records that were cut off a log before they were known to be committed.
+    Quarantine {
+        #[command(subcommand)]
+        verb: QuarantineVerb,
+    },
     /// What happened in the cluster.
     Events {
         /// Only events of later revisions.
@@ -206,6 +211,36 @@ pub enum ProxyVerb {
         #[arg(long)]
         yes: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum QuarantineVerb {
+    /// Lists the entries of all coordinators that are named by `--api`.
+    List,
+    /// Shows one, with what was written.
+    Show {
+        /// GROUP-TERM-INDEX, as listed.
+        id: String,
+    },
+    /// Writes all of them, with what was written, as one JSON object a line.
+    Export,
+    /// Decides what becomes of one.
+    Resolve {
+        /// GROUP-TERM-INDEX, as listed.
+        id: String,
+        /// Written over whatever is there now, or gone for good.
+        #[arg(value_enum)]
+        action: QuarantineAction,
+        /// Does not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum QuarantineAction {
+    Apply,
+    Drop,
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,9 +9,14 @@
 //! | `dedup` | tenant NUL `k` key | a framed `Dedup` |
 //! | `dedup` | tenant NUL `p` index u64 BE | the key that was registered there |
 //! | `marks` | `d` tenant | how many keys the tenant has registered, u64 BE |
+//! | `dedup` | tenant NUL `t` type NUL id | a framed `Tombstone` |
+//! | `dedup` | tenant NUL `o` index u64 BE type NUL id | nothing: tombstones in the order of their records |
+//! | `marks` | `b` tenant | how many tombstones the tenant has, u64 BE |
+//! | `marks` | `f` tenant | the newest stamp of a tombstone that was forgotten: a framed `Stamp` |
+//! | `marks` | `m` tenant | a framed `TenantMark`: whether the tenant is sealed here |
 //! | `marks` | `s` tenant | the revision that ended the tenant's placement here, u64 BE |
 //!
-//! The deletion of a resource removes the row; tombstones come with conflict resolution. A purge ends
+//! The deletion of a resource moves it from `data` to a tombstone. A purge ends
 //! a tenant's placement in this group: whatever was proposed under it and is applied later is
 //! refused, also when the proposer did not know (I5, I6). The mark outlives the purge.
 
@@ -20,13 +25,23 @@ mod etag;
 mod keys;
 mod patch;
 mod purge;
+mod reconcile;
+mod seal;
+mod slot;
+mod stamps;
+mod tombstones;
 mod trace;
 
 pub use apply::{DATA_VERSION, apply, decode_outcome, decode_resource};
 pub use etag::{etag, parse_etag};
 pub use keys::{resource_id_of, resource_key, type_prefix};
+pub use seal::is_open;
 pub use trace::{decode_trace, trace};
 
 #[cfg(test)]
 #[path = "data_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "data/seal_test.rs"]
+mod seal_tests;

@@ -65,7 +65,12 @@ impl Log {
         idempotency: Option<(&str, u8)>,
         at_ms: u64,
     ) -> What {
-        let body = wire::DataOperations { operations }.encode_to_vec();
+        let by_field = false;
+        let body = wire::DataOperations {
+            operations,
+            by_field,
+        }
+        .encode_to_vec();
         self.append(RecordKind::Data, 1, body, idempotency, at_ms)
     }
 
@@ -273,6 +278,7 @@ fn a_purge_leaves_nothing_and_lets_nothing_older_in() {
     let body = || {
         wire::DataOperations {
             operations: vec![put("a", "2")],
+            by_field: false,
         }
         .encode_to_vec()
     };

@@ -1,13 +1,17 @@
 //! The pure part of the coordinator: no tokio, no I/O, no clock, no randomness, no locks. Data
 //! comes in as arguments and goes out as values; the shell executes them.
 
+pub mod acks;
 pub mod cluster_state;
 pub mod collection;
+pub mod conflict;
 pub mod data;
 pub mod entries;
 pub mod feed;
 pub mod frame;
 pub mod group_life;
+pub mod history;
+pub mod hlc;
 pub mod homecoming;
 pub mod idempotency;
 pub mod keyspace;
@@ -15,6 +19,9 @@ pub mod membership;
 pub mod metastore;
 pub mod nodes;
 pub mod placements;
+pub mod quarantine;
 pub mod record;
 pub mod regions;
 pub mod retention;
+pub mod token;
+pub mod witness;

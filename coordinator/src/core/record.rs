@@ -42,10 +42,12 @@ pub enum RecordKind {
     Purge,
     /// Drops what is past its lifetime, as of the record's time.
     Expire,
+    /// A record that was cut off a log, to be resolved with what is there now.
+    Reconcile,
 }
 
 impl RecordKind {
-    const ALL: [(RecordKind, u32); 8] = [
+    const ALL: [(RecordKind, u32); 9] = [
         (RecordKind::Meta, 1),
         (RecordKind::Data, 2),
         (RecordKind::Seal, 3),
@@ -54,6 +56,7 @@ impl RecordKind {
         (RecordKind::ImportComplete, 6),
         (RecordKind::Purge, 7),
         (RecordKind::Expire, 8),
+        (RecordKind::Reconcile, 9),
     ];
 
     fn code(self) -> u32 {
@@ -131,7 +134,7 @@ pub struct RecordFields {
     pub tenant: Option<TenantId>,
     /// The tenant's sync mode when it was proposed; none for metastore and control records.
     pub sync_mode: Option<SyncMode>,
-    /// When it was made, by the proposer's hybrid clock.
+    /// When it was proposed, by the hybrid clock of the group's leader.
     pub hlc: Hlc,
     /// The region where the write entered; kept for ever for conflict resolution.
     pub origin: Option<RegionName>,
@@ -171,6 +174,14 @@ impl Record {
             migration: None,
             body,
         })
+    }
+
+    /// The same record with this reading: who leads the group stamps what it proposes.
+    #[must_use]
+    pub fn stamped(&self, hlc: Hlc) -> Self {
+        let mut fields = (*self.0).clone();
+        fields.hlc = hlc;
+        Self::new(fields)
     }
 
     /// The persisted form.

@@ -30,7 +30,13 @@ fn any_record() -> impl Strategy<Value = Record> {
         proptest::option::of("[a-z][a-z0-9]{0,20}"),
         proptest::option::of(("[a-z0-9]{1,64}", any::<[u8; 32]>())),
     );
-    let numbers = (0..8usize, 0..4u32, any::<u64>(), 0..u64::MAX, any::<u32>());
+    let numbers = (
+        0..RecordKind::ALL.len(),
+        0..4u32,
+        any::<u64>(),
+        0..u64::MAX,
+        any::<u32>(),
+    );
     (
         names,
         numbers,

@@ -14,7 +14,7 @@ use crate::core::metastore::{self as core, Transaction};
 use crate::raft::{Mutations, Rows, StateCf, StateError, StateView};
 
 /// State in a sorted map.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct MemoryState(BTreeMap<(StateCf, Vec<u8>), Vec<u8>>);
 
 impl MemoryState {

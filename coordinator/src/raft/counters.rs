@@ -18,6 +18,7 @@ pub(crate) struct Counters {
     fsync_buckets: [AtomicU64; FSYNC_BUCKETS_US.len() + 1],
     write_failures: AtomicU64,
     applied: AtomicU64,
+    quarantined: AtomicU64,
 }
 
 /// The engine's counters at one moment.
@@ -37,6 +38,8 @@ pub struct LogStats {
     pub write_failures: u64,
     /// Entries applied.
     pub applied: u64,
+    /// Records put into quarantine.
+    pub quarantined: u64,
 }
 
 impl Counters {
@@ -61,6 +64,11 @@ impl Counters {
         self.applied.fetch_add(entries as u64, Ordering::Relaxed);
     }
 
+    pub(crate) fn quarantined(&self, entries: usize) {
+        self.quarantined
+            .fetch_add(entries as u64, Ordering::Relaxed);
+    }
+
     pub(crate) fn read(&self) -> LogStats {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         LogStats {
@@ -71,6 +79,7 @@ impl Counters {
             fsync_buckets: self.fsync_buckets.iter().map(load).collect(),
             write_failures: load(&self.write_failures),
             applied: load(&self.applied),
+            quarantined: load(&self.quarantined),
         }
     }
 }

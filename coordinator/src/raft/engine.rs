@@ -39,6 +39,7 @@ use super::log::recovery;
 use super::log::store::{GroupLog, SharedTail};
 use super::log::tail::Tail;
 use super::log::work::InstanceId;
+use super::quarantine::Quarantine;
 use super::retention::Keeper;
 use super::runtimes::Runtimes;
 use super::snapshot::SnapshotStore;
@@ -69,6 +70,8 @@ pub struct Engine {
     pub(super) tasks: Tasks,
     /// Groups start one at a time.
     starting: tokio::sync::Mutex<()>,
+    /// Digests of state are computed one at a time.
+    pub(super) digesting: tokio::sync::Mutex<()>,
     control: Handle,
     pub(super) runtimes: Mutex<Option<Runtimes>>,
 }
@@ -133,6 +136,7 @@ impl Engine {
             events: LeaderEvents::new(),
             tasks: Tasks::new(),
             starting: tokio::sync::Mutex::default(),
+            digesting: tokio::sync::Mutex::default(),
             control: runtimes.control(),
             runtimes: Mutex::new(Some(runtimes)),
             disk: Arc::clone(&disk),
@@ -359,8 +363,14 @@ impl Engine {
         }
         let done = async {
             let instance = self.flusher.open(group).await?;
-            let log = self.log_of(group, instance, Tail::new(0));
-            log.leave().await?;
+            let (applied, _) = self.state.applied(group)?;
+            let tail = recovery::load_tail(&self.raft_db, group, applied, 0);
+            let tail = tail.unwrap_or_else(|error| {
+                tracing::error!(%group, %error, "leaving without its records");
+                Tail::new(0)
+            });
+            let known = applied.max(tail.committed);
+            self.log_of(group, instance, tail).leave(known).await?;
             let mut batch = rocksdb::WriteBatch::default();
             self.state.delete_group(&mut batch, group);
             self.state.write(batch)?;
@@ -398,6 +408,12 @@ impl Engine {
     #[must_use]
     pub fn state(&self) -> StateReader {
         StateReader::new(Arc::clone(&self.state.db))
+    }
+
+    /// What left this node's logs before it was known to be committed.
+    #[must_use]
+    pub fn quarantine(&self) -> Quarantine {
+        Quarantine::new(Arc::clone(&self.raft_db))
     }
 
     /// What the engine has counted.

@@ -6,9 +6,9 @@
 //! | `raft/` | `log` | group u64 BE, index u64 BE | a framed `maia.raft.v1.LogEntry` |
 //! | `raft/` | `hard_state` | group u64 BE, [`HardState`] u8 | by kind |
 //! | `raft/` | `hard_state` | [`STARTS_KEY`] | how often the node was started, u64 BE |
-//! | `raft/` | `quarantine` | reserved | |
+//! | `raft/` | `quarantine` | group u64 BE, term u64 BE, index u64 BE | a framed `Quarantined` |
 //! | `state/` | `meta`, `changes`, `data`, `dedup` | group u64 BE, the applier's suffix | the applier's |
-//! | `state/` | `marks` | group u64 BE, suffix; those that begin with 0 are the engine's | |
+//! | `state/` | `marks` | group u64 BE, suffix; those that begin with 0 are the engine's, with 1 `core/history`'s | |
 
 use maia_common::GroupId;
 

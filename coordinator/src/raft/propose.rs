@@ -14,8 +14,9 @@ use openraft::errors::{
 use super::disk::DiskRoom;
 use super::engine::Engine;
 use super::errors::{GroupError, ProposeError, ReadError};
-use super::group::Group;
+use super::group::{Group, Role};
 use super::types::{TypeConfig, position_of};
+use crate::core::hlc;
 use crate::core::record::{Outcome, Record};
 
 /// The largest body of a record: an append message with one record must stay below
@@ -89,6 +90,42 @@ impl Engine {
                     Err(ProposeError::OutcomeUnknown)
                 }
             };
+        }
+    }
+
+    /// Notes that a client was told that its record, durable here and not yet committed, is safe: should
+    /// it be cut off, it is known in quarantine that it is missed (I3). Forgotten at a restart.
+    pub fn note_acknowledged(&self, group: GroupId, position: Position) {
+        if let Some(group) = self.groups.running(group) {
+            group.tail.lock().acknowledge(position);
+        }
+    }
+
+    /// Waits, as the leader, until the first record of its term is applied, and with it all that
+    /// stood in its log: so that what it makes next is above all of it.
+    ///
+    /// # Errors
+    /// [`ProposeError::NotLeader`], also when that takes longer than an election.
+    pub async fn apply_term_start(
+        &self,
+        group: GroupId,
+        deadline: Instant,
+    ) -> Result<(), ProposeError> {
+        let group = self
+            .running(group)
+            .map_err(|_| ProposeError::UnknownGroup)?;
+        let patience = deadline.min(Instant::now() + self.config.election_max);
+        loop {
+            let status = group.status();
+            let leader = status.leader.filter(|node| *node != group.node);
+            let applied = status.applied.map(|position| position.term);
+            if hlc::may_stamp(applied, status.term) {
+                return Ok(());
+            }
+            if status.role != Role::Leader || Instant::now() >= patience {
+                return Err(ProposeError::NotLeader { leader });
+            }
+            group.data_changed(self.config.heartbeat).await;
         }
     }
 

@@ -11,7 +11,7 @@ use prost::Message;
 use tokio::sync::watch;
 
 use super::clock::Clock;
-use crate::core::record::{Outcome, Record, RecordKind};
+use crate::core::record::{Hlc, Outcome, Record, RecordKind};
 use crate::core::{data, metastore};
 use crate::raft::{Applier, Effect, Mutations, StateError, StateReader, StateView};
 
@@ -76,7 +76,14 @@ impl Applier for RecordApplier {
                 }
                 Ok(Outcome(applied.outcome.encode_to_vec().into()))
             }
-            (RecordKind::Data | RecordKind::Purge, false) => {
+            (
+                RecordKind::Data
+                | RecordKind::Purge
+                | RecordKind::Seal
+                | RecordKind::Unseal
+                | RecordKind::Reconcile,
+                false,
+            ) => {
                 let outcome = data::apply(group, position, record, view, out)?;
                 if let Some(trace) = data::trace(record, out) {
                     out.trace(trace);
@@ -85,6 +92,10 @@ impl Applier for RecordApplier {
             }
             _ => Ok(misplaced(record.kind)),
         }
+    }
+
+    fn restored(&self, _group: GroupId, greatest: Hlc) {
+        self.clock.observe(greatest);
     }
 
     fn applied(&self, _group: GroupId, _last: Position, effects: Vec<Effect>) {

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::core::hlc;
 use crate::core::record::Hlc;
 
 /// Readings that only grow, also when the wall clock is set back.
@@ -15,23 +16,23 @@ pub struct Clock {
 impl Clock {
     /// A reading greater than all before and all that were [observed](Clock::observe).
     pub fn now(&self) -> Hlc {
-        let wall = Hlc::new(unix_us() / 1000, 0).get();
-        let mut last = self.last.load(Ordering::Relaxed);
-        loop {
-            let next = wall.max(last + 1);
-            match self
-                .last
-                .compare_exchange_weak(last, next, Ordering::Relaxed, Ordering::Relaxed)
-            {
-                Ok(_) => return Hlc::from_raw(next),
-                Err(seen) => last = seen,
-            }
-        }
+        let wall_ms = unix_us() / 1000;
+        let next = |last| hlc::tick(Hlc::from_raw(last), wall_ms);
+        let before = self
+            .last
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+                Some(next(last).get())
+            });
+        next(before.expect("an update is always given"))
     }
 
     /// Later readings will be greater than this one, which came from a log.
-    pub fn observe(&self, hlc: Hlc) {
-        self.last.fetch_max(hlc.get(), Ordering::Relaxed);
+    pub fn observe(&self, seen: Hlc) {
+        let next = |last| Some(hlc::observe(Hlc::from_raw(last), seen).get());
+        let updated = self
+            .last
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        updated.expect("an update is always given");
     }
 }
 

@@ -12,13 +12,14 @@
 mod entries;
 mod propose;
 mod read;
+mod reconcile;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, NodeId, RegionName, TenantId};
-use maia_common::placement::{Placement, PlacementState};
+use maia_common::placement::{ConflictStrategy, Placement, PlacementState};
 use maia_common::position::Revision;
 use maia_common::wire::record as wire;
 use prost::Message;
@@ -29,7 +30,7 @@ use super::peers::Peers;
 use super::placements::{Refusal, unknown_tenant};
 use crate::core::data as core;
 use crate::core::keyspace;
-use crate::core::record::{Idempotency, Record, RecordFields, RecordKind};
+use crate::core::record::{Hlc, Idempotency, Record, RecordFields, RecordKind};
 use crate::metastore::{self, Metastore};
 use crate::raft::Engine;
 
@@ -144,15 +145,17 @@ impl DataService {
     ) -> Result<Written, Refusal> {
         let home = self.home_caught_up(&request.tenant, deadline).await?;
         let is_repeatable = request.idempotency.is_some();
+        let strategy = home.placement.properties.conflict_strategy;
         let body = wire::DataOperations {
             operations: request.operations,
+            by_field: strategy == ConflictStrategy::Merge,
         }
         .encode_to_vec();
         let record = Record::new(RecordFields {
             kind: RecordKind::Data,
             tenant: Some(request.tenant),
             sync_mode: Some(home.placement.properties.sync_mode),
-            hlc: self.0.clock.now(),
+            hlc: Hlc::default(),
             origin: Some(self.0.me.1.clone()),
             idempotency: request.idempotency,
             placement: home.created,
@@ -190,7 +193,7 @@ impl DataService {
                 kind: RecordKind::Purge,
                 tenant: Some(tenant.clone()),
                 sync_mode: None,
-                hlc: self.0.clock.now(),
+                hlc: Hlc::default(),
                 origin: Some(self.0.me.1.clone()),
                 idempotency: None,
                 placement: revision,

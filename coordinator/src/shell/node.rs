@@ -29,6 +29,7 @@ use super::cluster::{Cluster, ClusterLoop};
 use super::controller::Controller;
 use super::data::{DataParts, DataService};
 use super::deletions::Deletions;
+use super::digests::Digests;
 use super::groups::{GroupLoop, GroupParts};
 use super::identity::{self, FolderLock, Identity, IdentityError};
 use super::members_only::MembersOnly;
@@ -37,6 +38,7 @@ use super::peer_service::PeerService;
 use super::peers::{Directory, Peers};
 use super::placements::Placements;
 use super::proxies::{Proxies, ProxiesParts};
+use super::quarantine::{QuarantineParts, QuarantineService};
 use super::regions::Regions;
 use super::standing::Standing;
 use super::streams::Streams;
@@ -319,6 +321,12 @@ impl Parts {
             return;
         }
         self.govern(&config, api, silence);
+        let digests = Digests {
+            engine: Arc::clone(&self.engine),
+            peers: Arc::clone(&self.peers),
+            cluster: self.cluster.clone(),
+        };
+        self.tasks.spawn_until_stop("digests", digests.run());
         let groups = GroupLoop::new(GroupParts {
             me: self.me.clone(),
             engine: Arc::clone(&self.engine),
@@ -387,6 +395,14 @@ impl Parts {
             self.cluster.clone(),
             Arc::clone(&self.peers),
         );
+        let quarantine = QuarantineService::new(QuarantineParts {
+            me: self.me.clone(),
+            engine: Arc::clone(&self.engine),
+            data: data.clone(),
+            clock: Arc::clone(&self.clock),
+        });
+        let resolver = quarantine.clone().run();
+        self.tasks.spawn_until_stop("quarantine", resolver);
         let vitals = Arc::<ArcSwap<Vitals>>::default();
         let sampled = vitals::sample(Arc::clone(&self.engine), Arc::clone(&vitals));
         self.tasks.spawn_until_stop("vitals", sampled);
@@ -398,6 +414,7 @@ impl Parts {
             nodes,
             streams: Streams::new(data.clone(), self.tasks.clone()),
             data,
+            quarantine,
             engine: Arc::clone(&self.engine),
             store: Arc::clone(&self.store) as Arc<dyn Metastore>,
             cluster: self.cluster.clone(),

@@ -198,6 +198,32 @@ impl wire::peer_server::Peer for PeerService {
         Ok(Response::new(reply))
     }
 
+    async fn state_digest(
+        &self,
+        request: Request<wire::StateDigestRequest>,
+    ) -> Result<Response<wire::StateDigestReply>, Status> {
+        let group = GroupId::new(request.into_inner().group);
+        let reply = match self.engine.digest(group).await {
+            Ok(found) => wire::StateDigestReply {
+                digest: bytes::Bytes::copy_from_slice(&found.digest),
+                term: found.position.map_or(0, |position| position.term.get()),
+                index: found.position.map_or(0, |position| position.index.get()),
+                applied: found.position.is_some(),
+                rows: found.rows,
+                refusal: None,
+            },
+            Err(error) => wire::StateDigestReply {
+                refusal: Some(wire::Refusal {
+                    code: ErrorCode::Unavailable.to_string(),
+                    detail: error.to_string(),
+                    leader: 0,
+                }),
+                ..wire::StateDigestReply::default()
+            },
+        };
+        Ok(Response::new(reply))
+    }
+
     async fn identify(
         &self,
         request: Request<wire::IdentifyRequest>,

@@ -17,7 +17,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::metastore::raft::Proposed;
-use crate::raft::PeerDirectory;
+use crate::raft::{PeerDirectory, StateDigest};
 
 type Client = PeerClient<InterceptedService<Channel, ClusterInterceptor>>;
 
@@ -207,6 +207,29 @@ impl Peers {
         let reply = call(deadline, client.read_index(request)).await?;
         refusal(reply.refusal)?;
         Ok(position(reply.term, reply.index))
+    }
+
+    /// Asks for the digest of a group's state as applied by a node.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn digest(
+        &self,
+        node: NodeId,
+        group: GroupId,
+        deadline: Instant,
+    ) -> Result<StateDigest, PeerError> {
+        let mut client = self.client(node)?;
+        let request = wire::StateDigestRequest { group: group.get() };
+        let reply = call(deadline, client.state_digest(request)).await?;
+        refusal(reply.refusal)?;
+        let digest =
+            <[u8; 32]>::try_from(reply.digest.as_ref()).map_err(|_| PeerError::Unreachable)?;
+        Ok(StateDigest {
+            position: reply.applied.then(|| position(reply.term, reply.index)),
+            digest,
+            rows: reply.rows,
+        })
     }
 
     /// Asks a node who it is, and what it knows of this one; with `claim` it first notes this disk as

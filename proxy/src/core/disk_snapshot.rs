@@ -34,7 +34,7 @@ pub const TRAILER_BYTES: usize = 8 + CRC_BYTES;
 pub const LENGTH_BYTES: usize = 4;
 /// Bytes of a checksum.
 pub const CRC_BYTES: usize = 4;
-/// The largest section: a shard has a few thousand tenants, a topology 64 groups.
+/// The largest section: a shard has some hundred tenants, a topology 64 groups.
 pub const MAX_SECTION_BYTES: usize = 64 << 20;
 
 const MAGIC: &[u8; 8] = b"maia-pls";

@@ -7,8 +7,8 @@
 //!            └ a change copies the list of fans, its fan, its shard; all else is shared
 //! ```
 //! A table never changes: a change makes another one, and whoever reads the old one reads it whole.
-//! The number of shards follows from the number of tenants, so that a change copies about a
-//! hundred entries; a table that outgrows its shards is split anew, at a cost that its growth has
+//! The number of shards follows from the number of tenants, so that a change copies some
+//! dozens of entries; a table that outgrows its shards is split anew, at a cost that its growth has
 //! paid for.
 
 use std::sync::Arc;
@@ -25,8 +25,8 @@ pub use shard::{Change, Shard};
 
 /// Tenants of one shard, on average, above which the table is split anew.
 const MAX_SHARD_TENANTS: usize = 128;
-/// Shards of a fan: at ten million tenants there are 1024 fans or 2048, so a change copies that many
-/// pointers and 128 shards' heads, 22 KiB.
+/// Shards of a fan: at ten million tenants there are up to 2048 fans, so a change copies as many pointers
+/// and 128 shards' heads, 19 KiB.
 const FAN: usize = 128;
 
 /// All tenants at one moment.

@@ -24,6 +24,7 @@ use maia_common::topology::Topology;
 use maia_common::wire::feed::{
     self as wire, drained::What as Drained, feed_client::FeedClient, up::Kind,
 };
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
@@ -87,6 +88,8 @@ pub struct Follower {
 
 /// What is carried from one stream to the next.
 struct Course {
+    /// Where connections live.
+    network: Handle,
     state: FeedState,
     /// The next subscription asks for a snapshot.
     resync: bool,
@@ -106,9 +109,10 @@ impl Course {
 }
 
 impl Follower {
-    /// Follows until it is dropped.
-    pub async fn run(self) {
-        tokio::join!(self.follow_all(), self.wait_no_longer());
+    /// Follows until it is dropped. Connections live on the runtime `network`: look-ups of requests go
+    /// over them too, and must not wait while this one makes a table.
+    pub async fn run(self, network: Handle) {
+        tokio::join!(self.follow_all(network), self.wait_no_longer());
     }
 
     /// What was loaded from disk comes into force, whatever coordinators do.
@@ -131,8 +135,9 @@ impl Follower {
         }
     }
 
-    async fn follow_all(&self) {
+    async fn follow_all(&self, network: Handle) {
         let mut course = Course {
+            network,
             state: self.begin(),
             resync: false,
             loaded: None,
@@ -205,11 +210,13 @@ impl Follower {
         coordinator: &str,
         course: &mut Course,
     ) -> Result<std::convert::Infallible, Lost> {
-        let channel = Endpoint::from_shared(format!("http://{coordinator}"))?
+        let endpoint = Endpoint::from_shared(format!("http://{coordinator}"))?
             .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .connect()
-            .await?;
+            .tcp_nodelay(true);
+        let connecting = course
+            .network
+            .spawn(async move { endpoint.connect().await });
+        let channel = connecting.await.map_err(|_| Lost::Ended)??;
         let mut client = FeedClient::with_interceptor(channel, self.key.clone())
             .max_decoding_message_size(limits::MAX_RPC_BYTES);
         let (up, queue) = mpsc::channel(ACK_QUEUE);

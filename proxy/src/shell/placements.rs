@@ -326,8 +326,9 @@ impl Placements {
     /// Over what waits, or over what is in force.
     fn publish(&self, topology: Topology, table: impl FnOnce(&Table) -> Table) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = waiting.as_ref().map(|view| view.table.clone());
-        let table = table(&before.unwrap_or_else(|| self.view().table.clone()));
+        let in_force = self.view();
+        let table = table(&waiting.as_ref().unwrap_or(&in_force).table);
+        drop(in_force); // so that it can be freed once it is replaced
         let view = View {
             topology: Some(Arc::new(topology)),
             table,

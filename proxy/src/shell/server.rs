@@ -48,8 +48,8 @@ const ADMIN_DRAIN: Duration = Duration::from_millis(200);
 const LAST_SAVE: Duration = Duration::from_secs(10);
 /// For threads that a hung disk holds after that: they end with the process.
 const LAST_THREADS: Duration = Duration::from_millis(100);
-/// How long a thread without requests may hold placements that were replaced: while tenants come by
-/// the thousand, what is replaced within this time is kept beside what is in force.
+/// How long a thread without requests may hold placements that were replaced. The feed's next message
+/// frees them then; while tenants come by the thousand, that is at once.
 const HOLDS_OLD: Duration = Duration::from_millis(20);
 /// Idle connections kept to the origin.
 const ORIGIN_POOL: usize = 1024;
@@ -177,8 +177,8 @@ impl Server {
             .thread_name("maia-control")
             .enable_all()
             .build()?;
-        // One thread: what it replaces in the table it has allocated itself, so that the allocator can
-        // use it again. Two that take turns keep nearly twice the memory.
+        // One thread: what it replaces in the table it has (but for what came from disk) allocated itself,
+        // so that the allocator can use it again. Two that take turns keep nearly twice the memory.
         let feed = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("maia-feed")
@@ -244,7 +244,8 @@ impl Server {
         let admin_address = self.admin.local_addr()?;
         let listener = TcpListener::from_std(self.admin)?;
         tasks.spawn_until_stop("admin", admin.run(listener));
-        tasks.spawn_until_stop_on(following, "feed", self.follower.run());
+        let feed = self.follower.run(Handle::current());
+        tasks.spawn_until_stop_on(following, "feed", feed);
         saving.spawn("snapshot", self.saver.run(saving.clone()));
         self.readiness.listeners.store(true, Ordering::Relaxed);
         tracing::info!(

@@ -23,7 +23,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use std::{io, net::SocketAddr};
 
@@ -158,8 +158,6 @@ pub struct ClientStream {
     guard: Arc<Guard>,
     /// One for all deadlines; it may fire before the one in force, never after it.
     timer: Option<Pin<Box<Sleep>>>,
-    /// Whom it wakes.
-    woken: Option<Waker>,
     /// Of the header that is being read.
     header_until: Option<Instant>,
     /// Of the header that is being read, with what followed it in its last read.
@@ -178,7 +176,6 @@ impl ClientStream {
             tcp: BufWriter::with_capacity(WRITE_BUFFER_BYTES, tcp),
             guard,
             timer: None,
-            woken: None,
             header_until: None,
             header_bytes: 0,
             closing: Closing::Open,
@@ -202,28 +199,21 @@ impl ClientStream {
             .get_or_insert_with(|| Box::pin(sleep_until(until)));
         if timer.deadline() > until {
             timer.as_mut().reset(until);
-            self.woken = None;
         }
-        // Usually it runs and wakes this task: there is nothing to tell it.
-        let will_wake = |woken: &Waker| woken.will_wake(cx.waker());
-        if !timer.is_elapsed() && self.woken.as_ref().is_some_and(will_wake) {
-            return Poll::Pending;
-        }
-        while timer.as_mut().poll(cx).is_ready() {
+        loop {
+            ready!(timer.as_mut().poll(cx));
             if timer.deadline() >= until {
-                return if phase == IDLE {
-                    Poll::Ready(Ok(()))
-                } else {
-                    Poll::Ready(Err(io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        "the request header did not arrive in time",
-                    )))
-                };
+                break;
             }
             timer.as_mut().reset(until);
         }
-        self.woken = Some(cx.waker().clone());
-        Poll::Pending
+        if phase == IDLE {
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the request header did not arrive in time",
+        )))
     }
 
     /// Reads and throws away until the client closes or the time is over.

@@ -6,11 +6,13 @@
 #![expect(clippy::struct_field_names, reason = "the names that are answered")]
 
 mod cluster;
+mod quarantine;
 mod replication;
 
 use utoipa::{IntoParams, ToSchema};
 
 pub use cluster::*;
+pub use quarantine::*;
 pub use replication::*;
 
 /// A problem document (RFC 9457).

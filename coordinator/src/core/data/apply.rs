@@ -3,37 +3,48 @@
 
 use bytes::Bytes;
 use maia_common::error_code::ErrorCode;
-use maia_common::ids::{GroupId, IdempotencyKey, ResourceId, ResourceType, TenantId};
+use maia_common::ids::{GroupId, IdempotencyKey, TenantId};
 use maia_common::limits;
 use maia_common::position::Position;
 use maia_common::wire::record as wire;
 use prost::Message;
 
-use super::{keys, patch, purge};
+use super::slot::Slot;
+use super::tombstones::Graves;
+use super::{keys, patch, purge, reconcile, seal, stamps};
+use crate::core::conflict::{Content, Stamp};
 use crate::core::frame;
-use crate::core::record::{Record, RecordKind};
+use crate::core::record::{Idempotency, Record, RecordKind};
 use crate::raft::{Mutations, StateCf, StateError, StateView};
 
 /// The version of the persisted values.
 pub const DATA_VERSION: u8 = 1;
 
-/// How long a key makes a retry recognizable, by the records' own clocks.
-const KEY_LIFETIME_MS: u64 = 24 * 3_600_000;
-
 /// Where and what: the same for all operations of one record.
-struct Context<'a> {
-    group: GroupId,
-    position: Position,
-    record: &'a Record,
-    tenant: &'a TenantId,
-    view: &'a dyn StateView,
+pub(super) struct Context<'a> {
+    pub(super) group: GroupId,
+    pub(super) position: Position,
+    pub(super) record: &'a Record,
+    pub(super) tenant: &'a TenantId,
+    pub(super) view: &'a dyn StateView,
+}
+
+impl Context<'_> {
+    /// The version of what the record writes.
+    pub(super) fn version(&self) -> wire::Version {
+        wire::Version {
+            group: self.group.get(),
+            term: self.position.term.get(),
+            index: self.position.index.get(),
+        }
+    }
 }
 
 /// A refusal that apply decides: the client's answer.
-struct Refused(ErrorCode, String);
+pub(super) struct Refused(ErrorCode, String);
 
 /// Why an operation did not go through.
-enum Fault {
+pub(super) enum Fault {
     Refused(Refused),
     State(StateError),
 }
@@ -44,7 +55,7 @@ impl From<StateError> for Fault {
     }
 }
 
-fn refuse<T>(code: ErrorCode, detail: impl Into<String>) -> Result<T, Fault> {
+pub(super) fn refuse<T>(code: ErrorCode, detail: impl Into<String>) -> Result<T, Fault> {
     Err(Fault::Refused(Refused(code, detail.into())))
 }
 
@@ -69,6 +80,9 @@ pub fn apply(
     if record.kind == RecordKind::Purge {
         return purge::apply(group, tenant, record.placement, view, out);
     }
+    if matches!(record.kind, RecordKind::Seal | RecordKind::Unseal) {
+        return seal::apply((group, position), tenant, record, view, out);
+    }
     if record.placement < purge::ended_at(group, tenant, view)? {
         let text = "the tenant's placement in this group has ended".to_owned();
         let refused = Refused(ErrorCode::StalePlacement, text);
@@ -84,17 +98,51 @@ pub fn apply(
     if let Some(known) = known_outcome(&context)? {
         return Ok(known.encode_to_vec().into());
     }
+    if seal::is_sealed(group, tenant, view)? {
+        // Not kept under the key: the same write succeeds in the tenant's next home, or here.
+        let text = "the tenant is sealed in this group".to_owned();
+        let refused = Refused(ErrorCode::TenantHeld, text);
+        return Ok(outcome_of(Err(refused)).encode_to_vec().into());
+    }
     let mut writes = Mutations::default();
-    let outcome = match write_all(&context, &mut writes) {
-        Ok(written) => {
+    let own_key = record.idempotency.as_ref();
+    let mut registered = Vec::with_capacity(2);
+    let outcome = match carry_out(&context, &mut writes) {
+        Ok((outcome, other_key)) => {
             out.append(writes);
-            outcome_of(Ok(written))
+            registered.extend(own_key.map(|key| (key.clone(), outcome.clone())));
+            registered.extend(other_key);
+            outcome
         }
-        Err(Fault::Refused(refused)) => outcome_of(Err(refused)),
+        Err(Fault::Refused(refused)) => {
+            let outcome = outcome_of(Err(refused));
+            // A resolution that was refused did nothing, and may be proposed again, in another way too.
+            let is_kept = record.kind != RecordKind::Reconcile;
+            let key = own_key.filter(|_| is_kept);
+            registered.extend(key.map(|key| (key.clone(), outcome.clone())));
+            outcome
+        }
         Err(Fault::State(error)) => return Err(error),
     };
-    register(&context, &outcome, out)?;
+    register(&context, registered, out)?;
     Ok(outcome.encode_to_vec().into())
+}
+
+/// An idempotency key and the outcome to be stored under it.
+type Registered = (Idempotency, wire::DataOutcome);
+
+/// The record's outcome; of a resolution also that of the record which it is about.
+fn carry_out(
+    context: &Context<'_>,
+    out: &mut Mutations,
+) -> Result<(wire::DataOutcome, Option<Registered>), Fault> {
+    if context.record.kind != RecordKind::Reconcile {
+        return Ok((outcome_of(Ok(write_all(context, out)?)), None));
+    }
+    let (done, other) = reconcile::write_all(context, out)?;
+    let what = wire::data_outcome::What::Reconciled(done);
+    let other = other.map(|(key, written)| (key, outcome_of(Ok(written))));
+    Ok((wire::DataOutcome { what: Some(what) }, other))
 }
 
 fn outcome_of(result: Result<wire::Written, Refused>) -> wire::DataOutcome {
@@ -133,6 +181,15 @@ fn known_outcome(context: &Context<'_>) -> Result<Option<wire::DataOutcome>, Sta
     Ok(Some(outcome))
 }
 
+/// Whether the key was used before, with whatever request.
+pub(super) fn is_known(
+    context: &Context<'_>,
+    idempotency: &Idempotency,
+) -> Result<bool, StateError> {
+    let key = keys::dedup_key(context.group, context.tenant, &idempotency.key);
+    Ok(context.view.get(StateCf::Dedup, &key)?.is_some())
+}
+
 fn write_all(context: &Context<'_>, out: &mut Mutations) -> Result<wire::Written, Fault> {
     let Ok(body) = wire::DataOperations::decode(context.record.body.clone()) else {
         return refuse(
@@ -140,34 +197,16 @@ fn write_all(context: &Context<'_>, out: &mut Mutations) -> Result<wire::Written
             "the record's body is not data operations",
         );
     };
-    let version = wire::Version {
-        group: context.group.get(),
-        term: context.position.term.get(),
-        index: context.position.index.get(),
-    };
     let mut written = wire::Written {
-        version: Some(version),
+        version: Some(context.version()),
         ..wire::Written::default()
     };
-    let mut seen = std::collections::BTreeSet::new();
+    let (mut seen, mut graves) = (std::collections::BTreeSet::new(), Graves::default());
     for operation in &body.operations {
-        let (Ok(kind), Ok(id)) = (
-            ResourceType::new(operation.resource_type.as_str()),
-            ResourceId::new(operation.resource_id.as_str()),
-        ) else {
-            return refuse(ErrorCode::InvalidRequest, "an illegal resource type or id");
-        };
-        let key = keys::resource_key(context.group, context.tenant, &kind, &id);
-        if !seen.insert(key.clone()) {
-            return refuse(ErrorCode::InvalidRequest, "one resource twice in one write");
-        }
-        let current = match context.view.get(StateCf::Data, &key)? {
-            Some(bytes) => Some(decode_resource(bytes)?),
-            None => None,
-        };
-        check_condition(operation.condition.as_ref(), current.as_ref())?;
-        written.created.push(current.is_none());
-        match changed(context, operation, current, version)? {
+        let slot = Slot::open(context, operation, &mut seen)?;
+        check_condition(operation.condition.as_ref(), slot.resource.as_ref())?;
+        written.created.push(slot.resource.is_none());
+        match changed(context, operation, &slot, body.by_field)? {
             Some(resource) => {
                 if matches!(
                     operation.what,
@@ -175,11 +214,16 @@ fn write_all(context: &Context<'_>, out: &mut Mutations) -> Result<wire::Written
                 ) {
                     written.data = resource.data.clone();
                 }
-                out.put(StateCf::Data, key, frame::encode(DATA_VERSION, &resource));
+                slot.put(&resource, &mut graves, out);
             }
-            None => out.delete(StateCf::Data, key),
+            None => {
+                let newest = slot.resource.as_ref().map(stamps::of);
+                let stamp = Stamp::of(context.record).above(newest.as_ref());
+                slot.bury(stamp, &mut graves, out);
+            }
         }
     }
+    graves.carry_out(context, out)?;
     Ok(written)
 }
 
@@ -207,38 +251,44 @@ fn check_condition(
     )
 }
 
-/// The resource after the operation; none: it is gone.
-fn changed(
+/// The resource after the operation; none: it is gone. With `by_field` it keeps the stamps of its
+/// fields.
+pub(super) fn changed(
     context: &Context<'_>,
     operation: &wire::DataOperation,
-    current: Option<wire::Resource>,
-    version: wire::Version,
+    slot: &Slot,
+    by_field: bool,
 ) -> Result<Option<wire::Resource>, Fault> {
     use wire::data_operation::What;
+    let current = slot.resource.as_ref();
     let (data, content_type) = match &operation.what {
         Some(What::Put(data)) => (data.clone(), operation.content_type.clone()),
-        Some(What::MergePatch(patch)) => (
-            patched(current.as_ref(), patch)?,
-            "application/json".to_owned(),
-        ),
+        Some(What::MergePatch(patch)) => (patched(current, patch)?, "application/json".to_owned()),
         Some(What::Delete(_)) if current.is_none() => {
             return refuse(ErrorCode::NotFound, "the resource does not exist");
         }
         Some(What::Delete(_)) => return Ok(None),
         None => return refuse(ErrorCode::InvalidRequest, "an operation of an unknown kind"),
     };
+    let stamp = Stamp::of(context.record);
+    let fields = by_field.then(|| {
+        let content = Content {
+            data: data.clone(),
+            content_type: content_type.clone(),
+        };
+        let before = stamps::by_field(current, slot.grave());
+        stamps::stored(&before.written(stamp.clone(), content))
+    });
+    let version = context.version();
     Ok(Some(wire::Resource {
         created: current.and_then(|c| c.created).or(Some(version)),
         version: Some(version),
-        hlc: context.record.hlc.get(),
-        origin_region: context
-            .record
-            .origin
-            .as_ref()
-            .map_or_else(String::new, ToString::to_string),
+        hlc: stamp.hlc.get(),
+        origin_region: stamp.region,
         content_type,
         tombstone: false,
         data,
+        fields,
     }))
 }
 
@@ -266,16 +316,16 @@ fn patched(current: Option<&wire::Resource>, patch: &Bytes) -> Result<Bytes, Fau
     Ok(data.into())
 }
 
-/// Keeps the outcome under the record's idempotency key, and drops keys past cap or lifetime: at
-/// most two for each one added, so that the work of one record is bounded.
+/// Keeps each outcome under its idempotency key, and drops keys past cap or lifetime: at most two for
+/// each one added, so that the work of one record is bounded.
 fn register(
     context: &Context<'_>,
-    outcome: &wire::DataOutcome,
+    registered: Vec<Registered>,
     out: &mut Mutations,
 ) -> Result<(), StateError> {
-    let Some(idempotency) = &context.record.idempotency else {
+    if registered.is_empty() {
         return Ok(());
-    };
+    }
     let Context {
         group,
         position,
@@ -283,25 +333,28 @@ fn register(
         tenant,
         view,
     } = *context;
-    let dedup = wire::Dedup {
-        body_hash: Bytes::copy_from_slice(&idempotency.body_hash),
-        term: position.term.get(),
-        index: position.index.get(),
-        outcome: Some(outcome.clone()),
-        hlc: record.hlc.get(),
-    };
-    let key = keys::dedup_key(group, tenant, &idempotency.key);
-    out.put(StateCf::Dedup, key, frame::encode(DATA_VERSION, &dedup));
-    let order = keys::dedup_order_key(group, tenant, position.index);
-    out.put(StateCf::Dedup, order, idempotency.key.as_str());
     let mark = keys::dedup_count_mark(group, tenant);
     let mut count = view
         .get(StateCf::Marks, &mark)?
         .and_then(|bytes| bytes.try_into().ok())
         .map_or(0, u64::from_be_bytes)
-        + 1;
+        + registered.len() as u64;
+    let most = 2 * registered.len();
+    for (nth, (idempotency, outcome)) in registered.into_iter().enumerate() {
+        let dedup = wire::Dedup {
+            body_hash: Bytes::copy_from_slice(&idempotency.body_hash),
+            term: position.term.get(),
+            index: position.index.get(),
+            outcome: Some(outcome),
+            hlc: record.hlc.get(),
+        };
+        let key = keys::dedup_key(group, tenant, &idempotency.key);
+        out.put(StateCf::Dedup, key, frame::encode(DATA_VERSION, &dedup));
+        let order = keys::dedup_order_key(group, tenant, position.index, nth);
+        out.put(StateCf::Dedup, order, idempotency.key.as_str());
+    }
     let prefix = keys::dedup_order_prefix(group, tenant);
-    for (order, name) in view.scan(StateCf::Dedup, &prefix, None, 2)? {
+    for (order, name) in view.scan(StateCf::Dedup, &prefix, None, most)? {
         let name = String::from_utf8(name)
             .ok()
             .and_then(|n| IdempotencyKey::new(n).ok());
@@ -311,7 +364,8 @@ fn register(
             Some(bytes) => decode::<wire::Dedup>(bytes)?.hlc >> 16,
             None => 0,
         };
-        let expired = born_ms.saturating_add(KEY_LIFETIME_MS) < record.hlc.physical_ms();
+        let age_ms = record.hlc.physical_ms().saturating_sub(born_ms);
+        let expired = u128::from(age_ms) > limits::IDEMPOTENCY_KEY_LIFETIME.as_millis();
         if expired || count > limits::MAX_IDEMPOTENCY_KEYS_PER_TENANT {
             out.delete(StateCf::Dedup, old);
             out.delete(StateCf::Dedup, order);
@@ -322,7 +376,7 @@ fn register(
     Ok(())
 }
 
-fn decode<M: Message + Default>(bytes: Vec<u8>) -> Result<M, StateError> {
+pub(super) fn decode<M: Message + Default>(bytes: Vec<u8>) -> Result<M, StateError> {
     frame::decode(DATA_VERSION, bytes.into()).map_err(|error| StateError {
         reason: format!("a stored value: {error}"),
     })

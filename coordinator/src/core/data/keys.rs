@@ -16,6 +16,11 @@ pub(super) fn ended_mark(group: GroupId, tenant: &TenantId) -> Vec<u8> {
     group_key(group, format!("s{tenant}").as_bytes())
 }
 
+/// Where it stands whether the tenant is sealed in this group.
+pub(super) fn seal_mark(group: GroupId, tenant: &TenantId) -> Vec<u8> {
+    group_key(group, format!("m{tenant}").as_bytes())
+}
+
 /// The prefix of all resources of a type.
 #[must_use]
 pub fn type_prefix(group: GroupId, tenant: &TenantId, kind: &ResourceType) -> Vec<u8> {
@@ -50,12 +55,57 @@ pub(super) fn dedup_order_prefix(group: GroupId, tenant: &TenantId) -> Vec<u8> {
     group_key(group, format!("{tenant}\0p").as_bytes())
 }
 
-pub(super) fn dedup_order_key(group: GroupId, tenant: &TenantId, index: Index) -> Vec<u8> {
+/// Of the key that is a record's `nth` one; only resolutions have a second.
+pub(super) fn dedup_order_key(
+    group: GroupId,
+    tenant: &TenantId,
+    index: Index,
+    nth: usize,
+) -> Vec<u8> {
     let mut key = dedup_order_prefix(group, tenant);
     key.extend_from_slice(&index.get().to_be_bytes());
+    key.extend(std::iter::repeat_n(1, nth));
     key
 }
 
 pub(super) fn dedup_count_mark(group: GroupId, tenant: &TenantId) -> Vec<u8> {
     group_key(group, format!("d{tenant}").as_bytes())
+}
+
+/// What names a resource within its tenant.
+pub(super) fn resource_suffix(kind: &ResourceType, id: &ResourceId) -> String {
+    format!("{kind}\0{id}")
+}
+
+pub(super) fn tombstone_key(group: GroupId, tenant: &TenantId, resource: &str) -> Vec<u8> {
+    group_key(group, format!("{tenant}\0t{resource}").as_bytes())
+}
+
+pub(super) fn tombstone_order_prefix(group: GroupId, tenant: &TenantId) -> Vec<u8> {
+    group_key(group, format!("{tenant}\0o").as_bytes())
+}
+
+pub(super) fn tombstone_order_key(
+    group: GroupId,
+    tenant: &TenantId,
+    index: Index,
+    resource: &str,
+) -> Vec<u8> {
+    let mut key = tombstone_order_prefix(group, tenant);
+    key.extend_from_slice(&index.get().to_be_bytes());
+    key.extend_from_slice(resource.as_bytes());
+    key
+}
+
+/// The resource in a tombstone's order key, given the prefix of all.
+pub(super) fn tombstone_resource<'a>(order: &'a [u8], prefix: &[u8]) -> Option<&'a str> {
+    std::str::from_utf8(order.strip_prefix(prefix)?.get(8..)?).ok()
+}
+
+pub(super) fn tombstone_count_mark(group: GroupId, tenant: &TenantId) -> Vec<u8> {
+    group_key(group, format!("b{tenant}").as_bytes())
+}
+
+pub(super) fn forgotten_mark(group: GroupId, tenant: &TenantId) -> Vec<u8> {
+    group_key(group, format!("f{tenant}").as_bytes())
 }

@@ -38,7 +38,13 @@ pub(super) fn apply(
     if revision >= ended_at(group, tenant, view)? {
         let mark = keys::ended_mark(group, tenant);
         out.put(StateCf::Marks, mark, revision.get().to_be_bytes());
-        out.delete(StateCf::Marks, keys::dedup_count_mark(group, tenant));
+        for mark in [
+            keys::dedup_count_mark(group, tenant),
+            keys::tombstone_count_mark(group, tenant),
+            keys::forgotten_mark(group, tenant),
+        ] {
+            out.delete(StateCf::Marks, mark);
+        }
         let prefix = keys::tenant_prefix(group, tenant);
         for cf in [StateCf::Data, StateCf::Dedup] {
             let rows = view.scan(cf, &prefix, None, PURGE_ROWS)?;

@@ -26,9 +26,9 @@ use rocksdb::{DB, WriteBatch, WriteOptions};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::super::counters::Counters;
-use super::super::db::{CF_HARD_STATE, CF_LOG, family};
+use super::super::db::{CF_HARD_STATE, CF_LOG, CF_QUARANTINE, family};
 use super::super::keys::{HardState, group_range, hard_key, log_key};
-use super::work::{InstanceId, Piece, Work};
+use super::work::{InstanceId, Piece, QuarantineRow, Work};
 
 /// Bytes that may wait for the flusher; appends wait for room, so memory stays bounded (I12).
 const MAX_QUEUED_BYTES: usize = 64 << 20;
@@ -377,21 +377,35 @@ impl Shared {
             Work::Vote { vote, .. } => {
                 batch.put_cf(hard_state, hard_key(group, HardState::Vote), vote);
             }
-            Work::Truncate { from, .. } => {
+            Work::Truncate { from, rows, .. } => {
+                self.keep(batch, rows);
                 batch.delete_range_cf(log, log_key(group, *from).as_slice(), end.as_slice());
             }
-            Work::Purge { upto, purged, .. } => {
+            Work::Purge {
+                upto, purged, rows, ..
+            } => {
+                self.keep(batch, rows);
                 batch.put_cf(hard_state, hard_key(group, HardState::Purged), purged);
                 let end = log_key(group, upto.saturating_add(1));
                 batch.delete_range_cf(log, start.as_slice(), end.as_slice());
             }
-            Work::Leave { .. } => {
+            Work::Quarantine { rows, .. } => self.keep(batch, rows),
+            Work::Leave { rows, .. } => {
+                self.keep(batch, rows);
                 batch.delete_range_cf(log, start.as_slice(), end.as_slice());
                 batch.delete_range_cf(hard_state, start.as_slice(), end.as_slice());
                 batch.put_cf(hard_state, hard_key(group, HardState::Left), [1]);
             }
             Work::Open { .. } => {}
         }
+    }
+
+    fn keep(&self, batch: &mut WriteBatch, rows: &[QuarantineRow]) {
+        let quarantine = family(&self.db, CF_QUARANTINE);
+        for (key, value) in rows {
+            batch.put_cf(quarantine, key, value);
+        }
+        self.counters.quarantined(rows.len());
     }
 }
 

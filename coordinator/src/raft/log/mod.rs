@@ -8,9 +8,11 @@
 //! ```
 //! Invariants: a vote is durable before `save_vote` returns, and votes and entries of a group reach
 //! the disk in the order in which they were given; entries are readable when `append` returns and
-//! durable when their callback fires; the last purged id is stored with the deletion.
+//! durable when their callback fires; the last purged id is stored with the deletion; a data record that
+//! is not known to be committed goes to quarantine in the batch that removes it.
 
 pub(crate) mod flusher;
+mod leaving;
 pub(crate) mod ledger;
 pub(crate) mod reader;
 pub(crate) mod recovery;

@@ -18,6 +18,7 @@ use super::flusher::Flusher;
 use super::reader::LogReader;
 use super::tail::Tail;
 use super::work::{InstanceId, Piece, Work};
+use crate::core::quarantine::Why;
 
 /// A group's tail, shared by its core, its readers and the flusher.
 #[derive(Clone)]
@@ -46,7 +47,7 @@ pub(crate) struct GroupLog {
 
 impl GroupLog {
     /// Queues work that has a reply, and waits until it is durable.
-    async fn durable(
+    pub(super) async fn durable(
         &self,
         work: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Work,
     ) -> io::Result<()> {
@@ -67,9 +68,16 @@ impl GroupLog {
         });
     }
 
-    /// Stores the group's tombstone and deletes its log.
-    pub(crate) async fn leave(&self) -> io::Result<()> {
-        self.durable(|done| Work::Leave { done }).await
+    /// Stores the group's tombstone and deletes its log. Records that are not known to be committed go
+    /// to quarantine; what can't be read any more can't, and does not keep the node in the group.
+    pub(crate) async fn leave(&self, known: Option<RaftLogId>) -> io::Result<()> {
+        let from = next_index(known.as_ref());
+        let rows = self.leaving(from, u64::MAX, Why::Left).await;
+        let rows = rows.unwrap_or_else(|error| {
+            tracing::error!(group = %self.group, %error, "leaving without all records");
+            Vec::new()
+        });
+        self.durable(|done| Work::Leave { rows, done }).await
     }
 }
 
@@ -113,7 +121,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     }
 
     async fn save_committed(&mut self, committed: Option<RaftLogId>) -> Result<(), io::Error> {
-        self.tail.lock().committed = committed;
+        self.tail.lock().commit(committed);
         if let Some(committed) = committed {
             self.flusher.note_committed(
                 self.group,
@@ -152,13 +160,18 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
 
     async fn truncate_after(&mut self, last: Option<RaftLogId>) -> Result<(), io::Error> {
         let from = next_index(last.as_ref());
+        let rows = self.leaving(from, u64::MAX, Why::Truncated).await?;
         self.tail.lock().truncate(from, last);
-        self.durable(|done| Work::Truncate { from, done }).await
+        self.durable(|done| Work::Truncate { from, rows, done })
+            .await
     }
 
     async fn purge(&mut self, upto: RaftLogId) -> Result<(), io::Error> {
         // What apply made of the purged entries must not be lost with the power.
         self.state.sync().await?;
+        let known = next_index(self.tail.lock().committed.as_ref());
+        let end = upto.index() + 1;
+        let rows = self.leaving(known, end, Why::UnderSnapshot).await?;
         self.tail.lock().purge(upto);
         // After the tail: who reads entries looks at it again at the end.
         self.state.drop_traces(self.group, upto.index())?;
@@ -166,6 +179,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         self.durable(|done| Work::Purge {
             upto: upto.index(),
             purged,
+            rows,
             done,
         })
         .await

@@ -2,12 +2,13 @@
 //! appended, and what the disk does not have yet. Bounded, but entries that are not yet flushed
 //! always stay, for they can be read from nowhere else.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::super::codec::{self, CodecError};
 use super::super::types::{RaftEntry, RaftLogId, RaftVote, next_index};
 use super::ledger::Ledger;
 use bytes::Bytes;
+use maia_common::Position;
 use openraft::EntryPayload;
 
 /// What is kept in memory of one entry.
@@ -32,12 +33,18 @@ pub(crate) struct Tail {
     pub(crate) damaged: bool,
     /// What the log's parts weigh, and how old they are.
     pub(crate) ledger: Ledger,
+    /// Records above the committed one that a client was told are safe.
+    acknowledged: BTreeSet<Position>,
     kept: VecDeque<Kept>,
     kept_bytes: usize,
     cap_bytes: usize,
     appended: u64,
     flushed: u64,
 }
+
+/// Early acknowledgements remembered per group until the commit; what is beyond counts as perhaps
+/// acknowledged, and is treated alike.
+const MAX_ACKNOWLEDGED: usize = 65_536;
 
 /// An entry as the flusher writes it.
 #[derive(Debug, Clone)]
@@ -56,12 +63,35 @@ impl Tail {
             first: 0,
             damaged: false,
             ledger: Ledger::default(),
+            acknowledged: BTreeSet::new(),
             kept: VecDeque::new(),
             kept_bytes: 0,
             cap_bytes,
             appended: 0,
             flushed: 0,
         }
+    }
+
+    /// Notes what is committed.
+    pub(crate) fn commit(&mut self, committed: Option<RaftLogId>) {
+        self.committed = committed;
+        if !self.acknowledged.is_empty() {
+            let next = next_index(committed.as_ref());
+            self.acknowledged.retain(|at| at.index.get() >= next);
+        }
+    }
+
+    /// Notes that a client was told that the record is safe, before its commit.
+    pub(crate) fn acknowledge(&mut self, position: Position) {
+        let is_committed = position.index.get() < next_index(self.committed.as_ref());
+        if !is_committed && self.acknowledged.len() < MAX_ACKNOWLEDGED {
+            self.acknowledged.insert(position);
+        }
+    }
+
+    /// Whether that was noted; not after a restart.
+    pub(crate) fn is_acknowledged(&self, position: Position) -> bool {
+        self.acknowledged.contains(&position)
     }
 
     /// Takes entries in; returns them encoded, and the number of this append.

@@ -9,6 +9,9 @@ use super::super::types::TypeConfig;
 use super::store::SharedTail;
 use super::tail::EncodedEntry;
 
+/// Key and value of an entry of the quarantine.
+pub(crate) type QuarantineRow = (Bytes, Bytes);
+
 type WriteReply = oneshot::Sender<Result<(), String>>;
 
 /// One piece of work of an instance; pieces of a group are written in the order in which they were
@@ -42,19 +45,27 @@ pub(crate) enum Work {
         vote: Bytes,
         done: WriteReply,
     },
-    /// Deletes entries `[from, end)`.
+    /// Deletes entries `[from, end)`, of which these are kept.
     Truncate {
         from: u64,
+        rows: Vec<QuarantineRow>,
         done: WriteReply,
     },
-    /// Stores the last purged id and deletes entries up to it.
+    /// Stores the last purged id and deletes entries up to it, of which these are kept.
     Purge {
         upto: u64,
         purged: Bytes,
+        rows: Vec<QuarantineRow>,
         done: WriteReply,
     },
-    /// Stores a tombstone and deletes all else of the group.
+    /// Stores a tombstone and deletes all else of the group, of which these are kept.
     Leave {
+        rows: Vec<QuarantineRow>,
+        done: WriteReply,
+    },
+    /// Keeps entries whose deletion follows.
+    Quarantine {
+        rows: Vec<QuarantineRow>,
         done: WriteReply,
     },
     /// Writes nothing: all that was queued before has been written or refused when it answers.
@@ -95,7 +106,8 @@ impl Work {
             Work::Vote { done, .. }
             | Work::Truncate { done, .. }
             | Work::Purge { done, .. }
-            | Work::Leave { done } => (Reply::Written(done), None),
+            | Work::Quarantine { done, .. }
+            | Work::Leave { done, .. } => (Reply::Written(done), None),
             Work::Open { done } => (Reply::Opened(done), None),
         }
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use maia_common::{GroupId, Position};
 
 use super::super::db::StateCf;
-use crate::core::record::{Outcome, Record};
+use crate::core::record::{Hlc, Outcome, Record};
 
 /// Something to tell after a record is applied, such as what to wake watchers with. Opaque to the
 /// engine: the applier downcasts it in [`Applier::applied`].
@@ -133,6 +133,10 @@ pub trait Applier: Send + Sync + 'static {
         view: &dyn StateView,
         out: &mut Mutations,
     ) -> Result<Outcome, StateError>;
+
+    /// Before anything is applied to a state that comes from the disk or from a snapshot: the
+    /// greatest reading of the records that made it.
+    fn restored(&self, group: GroupId, greatest: Hlc);
 
     /// After the batch up to `last` is visible in the database: for watches. Must return soon.
     fn applied(&self, group: GroupId, last: Position, effects: Vec<Effect>);

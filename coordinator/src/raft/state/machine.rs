@@ -20,8 +20,10 @@ use super::super::types::{
 };
 use super::applier::{Applier, Mutations};
 use super::db::StateDb;
+use super::reader::StateReader;
 use super::view::PendingView;
-use crate::core::record::Outcome;
+use crate::core::history;
+use crate::core::record::{Hlc, Outcome};
 
 /// Entries in one write batch at most: bounds its memory and how late the first answer is.
 const MAX_BATCH_ENTRIES: usize = 512;
@@ -63,6 +65,7 @@ impl GroupMachine {
             install::install(&state, group, &current.meta, &current.snapshot).await?;
         }
         let (applied, membership) = state.applied(group)?;
+        tell_reading(group, &state, &*applier)?;
         Ok(Self {
             group,
             state,
@@ -88,6 +91,9 @@ impl GroupMachine {
         for (entry, responder) in batch {
             let index = entry.log_id.index();
             let mut out = Mutations::default();
+            let position = position_of(&entry.log_id);
+            history::note(self.group, position, reading_of(&entry), &view, &mut out)
+                .map_err(io::Error::other)?;
             let outcome = apply_entry(
                 self.group,
                 &*self.applier,
@@ -117,11 +123,26 @@ impl GroupMachine {
     }
 }
 
+/// Lets the applier know the greatest reading in the group's state, which it did not apply itself.
+fn tell_reading(group: GroupId, state: &StateDb, applier: &dyn Applier) -> io::Result<()> {
+    let reader = StateReader::new(Arc::clone(&state.db));
+    let greatest = history::greatest_reading(group, &reader).map_err(io::Error::other)?;
+    applier.restored(group, greatest);
+    Ok(())
+}
+
 /// Of the record alone: what surrounds it is small.
 fn size_bytes(entry: &RaftEntry) -> usize {
     match &entry.payload {
         EntryPayload::Normal(record) => record.body.len(),
         EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    }
+}
+
+fn reading_of(entry: &RaftEntry) -> Option<Hlc> {
+    match &entry.payload {
+        EntryPayload::Normal(record) => Some(record.hlc),
+        EntryPayload::Blank | EntryPayload::Membership(_) => None,
     }
 }
 
@@ -202,6 +223,7 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
         let kept = self.snapshots.adopt(self.group, meta, snapshot).await?;
         install::install(&self.state, self.group, meta, &kept).await?;
         (self.applied, self.membership) = self.state.applied(self.group)?;
+        tell_reading(self.group, &self.state, &*self.applier)?;
         if let Some(last) = &self.applied {
             self.applier.installed(self.group, position_of(last));
         }

@@ -5,12 +5,15 @@
 
 use std::sync::Arc;
 
-use maia_common::GroupId;
+use maia_common::{GroupId, Position};
 use rocksdb::{DB, Direction, IteratorMode, ReadOptions};
 
 use super::super::db::{StateCf, family};
-use super::super::keys::{INSTALLING_MARK, group_key};
+use super::super::keys::{APPLIED_MARK, INSTALLING_MARK, group_key, group_range};
+use super::super::types::position_of;
 use super::applier::{Rows, StateError, StateView};
+use super::db::decode_applied;
+use crate::core::history::{self, Standing};
 
 /// A handle to applied state. Cheap to clone.
 #[derive(Clone)]
@@ -69,6 +72,58 @@ impl StateSnapshot<'_> {
                 reason: format!("the state of group {group} is just being replaced by a newer one"),
             }),
         }
+    }
+}
+
+impl StateSnapshot<'_> {
+    /// What the group's history says of a position; `NotYet` where the state is not whole just now.
+    ///
+    /// # Errors
+    /// [`StateError`] when the database fails or has rotted.
+    pub fn standing(&self, group: GroupId, position: Position) -> Result<Standing, StateError> {
+        if self.check_complete(group).is_err() {
+            return Ok(Standing::NotYet);
+        }
+        match self.applied(group)? {
+            None => Ok(Standing::NotYet),
+            Some(applied) => history::standing(group, position, applied, self),
+        }
+    }
+
+    /// All rows of the group in a family, in key order, past the block cache.
+    pub(super) fn each_row(
+        &self,
+        cf: StateCf,
+        group: GroupId,
+        mut row: impl FnMut(&[u8], &[u8]),
+    ) -> Result<(), StateError> {
+        let (start, end) = group_range(group);
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&self.snapshot);
+        options.set_iterate_upper_bound(end);
+        options.fill_cache(false);
+        let mode = IteratorMode::From(&start, Direction::Forward);
+        for item in self
+            .db
+            .iterator_cf_opt(family(self.db, cf.name()), options, mode)
+        {
+            let (key, value) = item.map_err(state_error)?;
+            row(&key, &value);
+        }
+        Ok(())
+    }
+
+    /// Up to where the group is applied in this view.
+    ///
+    /// # Errors
+    /// [`StateError`] when the database fails or has rotted.
+    pub fn applied(&self, group: GroupId) -> Result<Option<Position>, StateError> {
+        let mark = self.get(StateCf::Marks, &group_key(group, APPLIED_MARK))?;
+        let Some(bytes) = mark else { return Ok(None) };
+        let (last, _) = decode_applied(group, bytes.into()).map_err(|error| StateError {
+            reason: error.to_string(),
+        })?;
+        Ok(last.as_ref().map(position_of))
     }
 }
 

@@ -46,6 +46,8 @@ impl Applier for Keeper {
         Ok(Outcome(Bytes::copy_from_slice(&count.to_be_bytes())))
     }
 
+    fn restored(&self, _group: GroupId, _greatest: Hlc) {}
+
     fn applied(&self, _group: GroupId, _last: Position, _effects: Vec<Effect>) {}
 
     fn installed(&self, group: GroupId, _last: Position) {

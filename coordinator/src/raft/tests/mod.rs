@@ -9,6 +9,7 @@ mod field;
 mod harness;
 mod lease;
 mod load;
+mod quarantine;
 mod scale;
 mod solo;
 mod store_suite;

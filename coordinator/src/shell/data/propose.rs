@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, NodeId};
 use maia_common::limits;
-use maia_common::placement::{ShortagePolicy, SyncMode, TenantProperties};
+use maia_common::placement::TenantProperties;
 use maia_common::runtime::Backoff;
 
 use super::DataService;
+use crate::core::acks::{self, AckRule, Progress, Replicas, Verdict};
 use crate::core::record::{Record, RecordKind};
 use crate::raft::{GroupStatus, ProposeError};
 use crate::shell::peers::{PeerError, RemoteApplied};
@@ -132,56 +133,66 @@ impl DataService {
                 status.leader.filter(|node| *node != self.0.me.0),
             ));
         }
-        let wanted = properties.as_ref().map_or(1, |p| wanted_copies(p, &status));
-        let degrades = properties.is_none_or(|p| p.on_too_few == ShortagePolicy::Degrade);
-        let reachable = reachable_copies(&status, self.0.silence);
-        if wanted > reachable && !degrades {
-            let text = format!(
-                "the tenant asks for {wanted} copies of each write, and {reachable} can be reached"
-            );
-            return Err(Miss::Final(Refusal::new(
-                ErrorCode::NotEnoughReplicas,
-                text,
-            )));
-        }
+        let rule = properties.as_ref().map(AckRule::from).unwrap_or_default();
+        rule.admit(&self.replicas(&status)).map_err(|shortage| {
+            let code = acks::code_without_outcome(false);
+            Miss::Final(Refusal::new(code, shortage.to_string()))
+        })?;
+        let ready = self.0.engine.apply_term_start(group, deadline).await;
+        ready.map_err(miss_of)?;
+        let record = record.stamped(self.0.clock.now());
         let proposed = self.0.engine.propose(group, record, deadline).await;
         let applied = proposed.map_err(miss_of)?;
+        let judge = |nodes: &[NodeId]| self.judge(group, rule, nodes.len());
         let mut durable_on = applied.durable_on;
-        // What is committed is on a majority, whether this node has heard of it or not.
-        let committed_copies = status.voters.len() / 2 + 1;
-        if durable_on.len().max(committed_copies) < wanted {
-            let enough = |nodes: &[NodeId]| nodes.len() >= self.enough(group, wanted, degrades);
+        if judge(&durable_on) == Verdict::Wait {
+            let is_settled = |nodes: &[NodeId]| judge(nodes) != Verdict::Wait;
             let position = applied.position;
-            durable_on = self
+            let copies = self
                 .0
                 .engine
-                .wait_durable(group, position, deadline, enough)
-                .await;
-            if durable_on.len() < wanted && !degrades {
-                return Err(Miss::Unknown);
-            }
+                .wait_durable(group, position, deadline, is_settled);
+            durable_on = copies.await;
         }
-        let (outcome, position) = (applied.outcome.0, applied.position);
-        Ok(RemoteApplied {
-            outcome,
-            position,
-            durable_on,
-        })
+        match judge(&durable_on) {
+            Verdict::Acknowledge { .. } => Ok(RemoteApplied {
+                outcome: applied.outcome.0,
+                position: applied.position,
+                durable_on,
+            }),
+            Verdict::Wait | Verdict::Unknown => Err(Miss::Unknown),
+        }
     }
 
-    /// How many copies to wait for now: none when this node no longer leads, since it would not
-    /// hear of them; with `degrades` only those that can be reached.
-    fn enough(&self, group: GroupId, wanted: usize, degrades: bool) -> usize {
-        match self.0.engine.status(group) {
-            Some(status) if status.leader == Some(self.0.me.0) => {
-                let reachable = reachable_copies(&status, self.0.silence);
-                if degrades {
-                    wanted.min(reachable)
-                } else {
-                    wanted
-                }
-            }
-            _ => 0,
+    /// Whether a write that is committed, and on so many disks, may be answered now.
+    fn judge(&self, group: GroupId, rule: AckRule, data_copies: usize) -> Verdict {
+        let status = self.0.engine.status(group);
+        let still_leads = status
+            .as_ref()
+            .is_some_and(|status| status.leader == Some(self.0.me.0));
+        let replicas = status.map_or_else(Replicas::default, |status| self.replicas(&status));
+        let progress = Progress {
+            data_copies,
+            still_leads,
+        };
+        rule.judge(&replicas, progress)
+    }
+
+    /// The group as its leader sees it. A follower that has not answered in this term yet counts as
+    /// reachable: the term may have just begun.
+    fn replicas(&self, status: &GroupStatus) -> Replicas {
+        let answers =
+            |ms: Option<u64>| ms.is_none_or(|ms| Duration::from_millis(ms) <= self.0.silence);
+        let reachable = status
+            .followers
+            .iter()
+            .filter(|f| answers(f.millis_since_ack));
+        Replicas {
+            data_members: status.voters.len() + status.learners.len(),
+            voters: status.voters.len(),
+            witnesses: 0,
+            is_joint: status.is_joint,
+            reachable: 1 + reachable.count(),
         }
     }
 
@@ -222,26 +233,6 @@ impl DataService {
     }
 }
 
-/// How many copies of a write the tenant's sync mode asks for, the leader's own among them.
-fn wanted_copies(properties: &TenantProperties, status: &GroupStatus) -> usize {
-    match properties.sync_mode {
-        SyncMode::Async => 1,
-        SyncMode::SemiSync => 1 + properties.min_sync_replicas as usize,
-        SyncMode::Sync => status.voters.len() + status.learners.len(),
-    }
-}
-
-/// How many members can take a write now, the leader among them. One that has not answered in this
-/// term yet counts: the term may have just begun.
-fn reachable_copies(status: &GroupStatus, silence: Duration) -> usize {
-    let answers = |ms: Option<u64>| ms.is_none_or(|ms| Duration::from_millis(ms) <= silence);
-    1 + status
-        .followers
-        .iter()
-        .filter(|f| answers(f.millis_since_ack))
-        .count()
-}
-
 fn miss_of(error: ProposeError) -> Miss {
     let refuse = |code, detail: String| Miss::Final(Refusal::new(code, detail));
     match error {
@@ -262,7 +253,7 @@ fn miss_of(error: ProposeError) -> Miss {
 
 fn outcome_unknown() -> Refusal {
     Refusal::new(
-        ErrorCode::OutcomeUnknown,
+        acks::code_without_outcome(true),
         "the write may or may not take effect; a retry with the same Idempotency-Key is safe",
     )
 }

@@ -59,15 +59,15 @@ impl Slot {
     }
 }
 
-/// See the module.
+/// See the module. As small as can be: the heads of all shards should fit a cache, for every look-up
+/// waits for one.
 #[derive(Debug, Clone, Default)]
 pub struct Shard {
     /// Places that fingerprints name.
     range: usize,
-    tenants: usize,
     slots: Arc<[Slot]>,
     /// Entries that don't fit a slot. As good as always none.
-    wide: Option<Arc<[Entry]>>,
+    wide: Option<Arc<Vec<Entry>>>,
 }
 
 impl Shard {
@@ -104,19 +104,19 @@ impl Shard {
 
     #[inline]
     fn wide(&self) -> &[Entry] {
-        self.wide.as_deref().unwrap_or_default()
+        self.wide.as_ref().map_or(&[], |wide| wide.as_slice())
     }
 
-    /// Tenants in it.
+    /// Tenants in it: counted.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.tenants
+        self.slots.iter().filter(|s| s.packed.is_taken()).count()
     }
 
     /// Whether it has none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.tenants == 0
+        self.len() == 0
     }
 
     /// Whether both are one and the same in memory.
@@ -145,7 +145,7 @@ impl Shard {
     /// A copy with these changes, which come in order, each tenant once.
     #[must_use]
     pub fn with(&self, changes: &[Change]) -> Self {
-        let mut filling = Filling::new(self.tenants + changes.len());
+        let mut filling = Filling::new(self.len() + changes.len());
         let mut known = self.iter().peekable();
         for (print, entry) in changes {
             while let Some((before, entry)) = known.next_if(|(known, _)| known < print) {
@@ -166,7 +166,6 @@ impl Shard {
 /// A shard that is being filled, in order.
 struct Filling {
     range: usize,
-    tenants: usize,
     slots: Vec<Slot>,
     wide: Vec<Entry>,
 }
@@ -176,7 +175,6 @@ impl Filling {
         let range = (at_most * ROOM).div_ceil(PER);
         Self {
             range,
-            tenants: 0,
             slots: Vec::with_capacity(range + TAIL),
             wide: Vec::new(),
         }
@@ -189,7 +187,6 @@ impl Filling {
             self.slots.resize(place, Slot::EMPTY);
         }
         self.slots.push(Slot::new(print, packed));
-        self.tenants += 1;
     }
 
     fn done(mut self) -> Shard {
@@ -197,9 +194,8 @@ impl Filling {
         self.slots.resize(end, Slot::EMPTY);
         Shard {
             range: self.range,
-            tenants: self.tenants,
             slots: self.slots.into(),
-            wide: (!self.wide.is_empty()).then(|| self.wide.into()),
+            wide: (!self.wide.is_empty()).then(|| Arc::new(self.wide)),
         }
     }
 }

@@ -15,7 +15,7 @@ const LOAD_TARGET: Duration = Duration::from_secs(120);
 const RESTART_TARGET: Duration = Duration::from_secs(3);
 const BYTES_PER_TENANT: f64 = 64.0;
 /// As `docs/misses.md` has it, for tenants that came as changes.
-const ACCEPTED_BYTES: f64 = 300.0;
+const ACCEPTED_BYTES: f64 = 80.0;
 /// How long a proxy may take to give memory back.
 const GIVES_BACK: Duration = Duration::from_secs(20);
 /// How long a proxy may take to know all, to serve, or to write its snapshot.

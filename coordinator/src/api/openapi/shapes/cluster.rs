@@ -183,6 +183,25 @@ pub struct Event {
     detail: Option<String>,
 }
 
+/// The digest of a group's state on a coordinator.
+#[derive(ToSchema)]
+pub struct StateDigest {
+    /// The coordinator.
+    node: u64,
+    /// The group.
+    group: u64,
+    /// Of the last record applied; null: none is.
+    #[schema(required = true)]
+    term: Option<u64>,
+    /// Of the last record applied.
+    #[schema(required = true)]
+    index: Option<u64>,
+    /// 64 hexadecimal digits.
+    digest: String,
+    /// Rows of the state.
+    rows: u64,
+}
+
 /// A page of events.
 #[derive(ToSchema)]
 pub struct EventPage {
