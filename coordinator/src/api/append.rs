@@ -138,12 +138,7 @@ mod tests {
         ]);
         let write = asked(&body).unwrap();
         assert_eq!(write.tenant.as_str(), "acme");
-        let must = |i: usize| {
-            write.operations[i]
-                .condition
-                .as_ref()
-                .and_then(|c| c.must.clone())
-        };
+        let must = |i: usize| write.operations[i].condition.as_ref().and_then(|c| c.must);
         assert_eq!(must(0), Some(Must::BeAbsent(true)));
         assert!(matches!(must(1), Some(Must::BeAt(_))));
         assert_eq!(write.operations[1].resource_id, "n/2");

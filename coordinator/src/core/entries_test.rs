@@ -50,8 +50,10 @@ fn operation(id: &str, what: What) -> wire::DataOperation {
 }
 
 fn record(kind: RecordKind, operations: Vec<wire::DataOperation>) -> Record {
-    let mut body = wire::DataOperations::default();
-    body.operations = operations;
+    let body = wire::DataOperations {
+        operations,
+        ..wire::DataOperations::default()
+    };
     Record::new(RecordFields {
         kind,
         tenant: Some(TenantId::new("acme").unwrap()),

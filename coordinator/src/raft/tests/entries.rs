@@ -1,7 +1,5 @@
 //! Entries for those who follow a group, while logs are kept short and snapshots installed.
 
-use std::time::Duration;
-
 use maia_common::{GroupId, Index, Position, Term};
 
 use super::super::keys::{TRACE_MARK, group_key, index_of_trace_key};
@@ -29,24 +27,72 @@ fn indexes(entries: &[AppliedEntry]) -> Vec<u64> {
     entries.iter().map(|e| e.position.index.get()).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn entries_have_no_gap_and_what_is_gone_is_said_to_be() {
-    let mut cluster = Cluster::three(G, |config| {
+/// Asks after a position that is gone; the oldest one to go on from.
+async fn oldest_after(engine: &Engine, gone: Position) -> Position {
+    match engine.entries(G, Some(gone), usize::MAX, MANY).await {
+        Err(EntriesError::NotRetained { from }) => from,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// All from a position to what is applied is there, each with its trace.
+async fn nothing_is_missing(engine: &Engine, from: Position) {
+    let kept = read_all(engine, Some(from)).await;
+    let (applied, oldest) = engine.applied_and_oldest(G).unwrap();
+    assert_eq!(oldest, Some(from));
+    let expected: Vec<u64> = (from.index.get() + 1..=applied.unwrap().index.get()).collect();
+    assert_eq!(indexes(&kept), expected);
+    let records = kept.iter().filter(|entry| entry.record.is_some());
+    assert!(records.clone().count() > 0);
+    assert!(records.clone().all(|entry| entry.trace.is_some()));
+    let prefix = group_key(G, TRACE_MARK);
+    let traces = engine.state();
+    let traces = traces.scan(StateCf::Marks, &prefix, None, MANY).unwrap();
+    let mut left = traces.iter().filter_map(|(key, _)| index_of_trace_key(key));
+    assert!(
+        left.all(|index| index > from.index.get()),
+        "traces leave with their entries"
+    );
+}
+
+async fn positions_are_judged(engine: &Engine, from: Position, end: Position) {
+    let ask = |term: u64, index: u64| {
+        let position = Position::new(Term::new(term), Index::new(index));
+        async move {
+            let asked = engine.entries(G, Some(position), usize::MAX, MANY).await;
+            asked.map(|stretch| stretch.entries.len())
+        }
+    };
+    let (term, index) = (end.term.get(), end.index.get());
+    assert_eq!(ask(term, index).await, Ok(0));
+    assert_eq!(ask(term + 1, index).await, Err(EntriesError::Diverged));
+    let oldest = from.index.get();
+    assert_eq!(ask(term + 1, oldest).await, Err(EntriesError::Diverged));
+    assert_eq!(ask(0, index + 5).await, Err(EntriesError::Diverged));
+    assert_eq!(ask(term, index + 5).await, Err(EntriesError::NotYet));
+}
+
+async fn three_with_short_logs() -> Cluster {
+    Cluster::three(G, |config| {
         config.retention = Some(Retention {
             bytes: 2 << 20,
             age_ms: u64::MAX,
         });
         config.tail_bytes = 0;
     })
-    .await;
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_have_no_gap_and_what_is_gone_is_said_to_be() {
+    let mut cluster = three_with_short_logs().await;
     let first = cluster.propose(G, "trace me").await.position;
     cluster.applied_everywhere(G, first).await;
     let leader = cluster.leader(G).await;
-    let engine = &cluster.up[&leader].engine;
-    let all = read_all(engine, None).await;
+    let all = read_all(&cluster.up[&leader].engine, None).await;
     assert_eq!(indexes(&all), (0..=first.index.get()).collect::<Vec<_>>());
-    let last = all.last().unwrap();
-    assert_eq!(last.trace.as_deref(), Some(&b"trace me"[..]));
+    let trace = all.last().and_then(|entry| entry.trace.as_deref());
+    assert_eq!(trace, Some(&b"trace me"[..]));
     assert!(all.iter().rev().skip(1).all(|entry| entry.trace.is_none()));
 
     let away = (1..=3).find(|id| *id != leader).unwrap();
@@ -58,77 +104,19 @@ async fn entries_have_no_gap_and_what_is_gone_is_said_to_be() {
     let leader = cluster.leader(G).await;
     let engine = &cluster.up[&leader].engine;
     until("the leader keeps its log short", || {
-        engine.log_size_bytes(G) <= 3 << 20
+        engine.log_size_bytes(G) <= 2 << 20
     })
     .await;
-    let lost = engine
-        .entries(G, Some(first), usize::MAX, MANY)
-        .await
-        .unwrap_err();
-    let EntriesError::NotRetained { from } = lost else {
-        panic!("{lost}")
-    };
-    let kept = read_all(engine, Some(from)).await;
-    let (applied, oldest) = engine.applied_and_oldest(G).unwrap();
-    assert_eq!(oldest, Some(from));
-    let expected: Vec<u64> = (from.index.get() + 1..=applied.unwrap().index.get()).collect();
-    assert_eq!(indexes(&kept), expected);
-    assert!(
-        kept.iter()
-            .filter(|e| e.record.is_some())
-            .all(|e| e.trace.is_some())
-    );
-    let prefix = group_key(G, TRACE_MARK);
-    let traces = engine
-        .state()
-        .scan(StateCf::Marks, &prefix, None, MANY)
-        .unwrap();
-    let mut left = traces.iter().filter_map(|(key, _)| index_of_trace_key(key));
-    assert!(
-        left.all(|index| index > from.index.get()),
-        "traces leave with their entries"
-    );
+    let from = oldest_after(engine, first).await;
+    nothing_is_missing(engine, from).await;
 
     cluster.start(away).await;
     cluster.up[&away].engine.start_group(G).await.unwrap();
     let end = cluster.propose(G, "trace the end").await.position;
     cluster.applied_everywhere(G, end).await;
     let node = &cluster.up[&away];
-    assert_eq!(
-        *node.keeper.installs.lock().unwrap(),
-        [G],
-        "it got a snapshot"
-    );
-    let lost = node
-        .engine
-        .entries(G, Some(first), usize::MAX, MANY)
-        .await
-        .unwrap_err();
-    let EntriesError::NotRetained { from } = lost else {
-        panic!("{lost}")
-    };
-    let kept = read_all(&node.engine, Some(from)).await;
-    let expected: Vec<u64> = (from.index.get() + 1..=end.index.get()).collect();
-    assert_eq!(indexes(&kept), expected);
-
-    let ask = |term: u64, index: u64| {
-        let position = Position::new(Term::new(term), Index::new(index));
-        node.engine.entries(G, Some(position), usize::MAX, MANY)
-    };
-    let (term, index) = (end.term.get(), end.index.get());
-    let error = |asked: Result<Stretch, EntriesError>| asked.unwrap_err();
-    assert_eq!(error(ask(term + 1, index).await), EntriesError::Diverged);
-    assert_eq!(
-        error(ask(term + 1, from.index.get()).await),
-        EntriesError::Diverged
-    );
-    assert_eq!(
-        error(ask(term - 1, index + 5).await),
-        EntriesError::Diverged
-    );
-    assert_eq!(error(ask(term, index + 5).await), EntriesError::NotYet);
-    tokio::time::timeout(Duration::from_secs(5), ask(term, index))
-        .await
-        .unwrap()
-        .unwrap();
+    assert_eq!(*node.keeper.installs.lock().unwrap(), [G], "a snapshot");
+    let from = oldest_after(&node.engine, first).await;
+    nothing_is_missing(&node.engine, from).await;
+    positions_are_judged(&node.engine, from, end).await;
 }
