@@ -16,6 +16,7 @@ mod leaving;
 pub(crate) mod ledger;
 pub(crate) mod reader;
 pub(crate) mod recovery;
+mod salvage;
 pub(crate) mod store;
 pub(crate) mod tail;
 pub(crate) mod work;
