@@ -16,6 +16,7 @@ pub mod identity;
 pub mod members_only;
 pub mod node;
 pub mod nodes;
+mod patience;
 pub mod peer_service;
 pub mod peers;
 pub mod placements;

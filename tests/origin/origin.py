@@ -8,14 +8,16 @@ It needs nothing but the standard library, and shows all that such an origin has
 - when the log no longer has what follows (not_retained), or the position is of another history
   (diverged_history), it reads the whole state and goes on from where the log was BEFORE that;
 - what it reads so may be newer than that position: an entry that is not newer than what is stored is
-  passed over (its index against the one in the ETag);
-- when its coordinator ends the stream or dies, it goes to the next one.
+  passed over (its index against the one in the ETag, where both are of one group);
+- when its coordinator ends the stream or dies, also in the middle of an answer, it goes to the next one;
+- when there is no such tenant any more (unknown_tenant), it drops what it has.
 
     origin.py follow --api URL [--api URL…] --token T --tenant T --types notes,docs --store FILE
     origin.py dump --store FILE
 """
 
 import argparse
+import http.client
 import json
 import sqlite3
 import sys
@@ -34,6 +36,10 @@ class StartAnew(Exception):
     """The stored position is of no use any more."""
 
 
+class Gone(Exception):
+    """There is no such tenant (any more)."""
+
+
 class Store:
     """Resources and the position up to which they are true, in one SQLite file."""
 
@@ -44,7 +50,7 @@ class Store:
         self.db.execute("PRAGMA synchronous = FULL")
         self.db.execute(
             "CREATE TABLE IF NOT EXISTS resources "
-            "(type TEXT, id TEXT, version INTEGER, content TEXT, PRIMARY KEY (type, id))"
+            "(type TEXT, id TEXT, etag TEXT, content TEXT, PRIMARY KEY (type, id))"
         )
         self.db.execute("CREATE TABLE IF NOT EXISTS position (only_one INTEGER PRIMARY KEY, at TEXT)")
 
@@ -66,11 +72,14 @@ class Store:
     def put(self, kind, resource_id, etag, content):
         self.db.execute(
             "INSERT OR REPLACE INTO resources VALUES (?, ?, ?, ?)",
-            (kind, resource_id, index_of(etag), json.dumps(content, sort_keys=True)),
+            (kind, resource_id, etag, json.dumps(content, sort_keys=True)),
         )
 
     def clear(self):
         self.db.execute("DELETE FROM resources")
+
+    def forget(self):
+        self.transaction(None, self.clear)
 
     def apply(self, entry):
         if entry["kind"] == "purge":
@@ -78,9 +87,9 @@ class Store:
         for operation in entry["operations"]:
             name = (operation["resource_type"], operation["resource_id"])
             row = self.db.execute(
-                "SELECT version FROM resources WHERE type = ? AND id = ?", name
+                "SELECT etag FROM resources WHERE type = ? AND id = ?", name
             ).fetchone()
-            if row and row[0] >= entry["index"]:
+            if row and has_entry(row[0], entry):
                 continue  # read with the whole state already
             if operation["operation"] == "put":
                 self.put(*name, operation["etag"], content_of(operation))
@@ -92,9 +101,11 @@ class Store:
         return {f"{kind}/{name}": json.loads(content) for kind, name, content in rows}
 
 
-def index_of(etag):
-    """The index in an ETag: "group-term-index"."""
-    return int(etag.strip('"').split("-")[2])
+def has_entry(etag, entry):
+    """Whether what has this ETag, "group-term-index", is not older than the entry. Indexes of two groups
+    say nothing of each other: what moved here is older than what is written here."""
+    group, _, index = (int(part) for part in etag.strip('"').split("-"))
+    return group == entry["group"] and index >= entry["index"]
 
 
 def content_of(shown):
@@ -120,6 +131,8 @@ class Coordinator:
                 code = json.loads(error.read() or b"{}").get("code")
             if code in START_ANEW:
                 raise StartAnew(code) from error
+            if code == "unknown_tenant":
+                raise Gone(code) from error
             raise
 
     def get(self, path, headers=None, **query):
@@ -165,6 +178,8 @@ class Coordinator:
                     reason = json.loads(data)["reason"]
                     if reason in START_ANEW:
                         raise StartAnew(reason)
+                    if reason == "unknown_tenant":
+                        raise Gone(reason)
                     return reason
         return "broken off"
 
@@ -205,7 +220,12 @@ def follow(options):
             except StartAnew as reason:
                 say(f"{coordinator.url}: {reason}")
                 anew = True
-            except (OSError, ValueError) as error:
+            except Gone as reason:
+                say(f"{coordinator.url}: {reason}")
+                if not anew:
+                    store.forget()
+                    anew = True
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 say(f"{coordinator.url}: {error}")
             time.sleep(RETRY_S)
 

@@ -173,9 +173,10 @@ async fn a_position_that_is_not_of_the_history_is_refused() {
     never.expect_problem(409, "diverged_history");
     let later = ask(format!("{group}/{term}/{}", index + 1000)).await;
     later.expect_problem(503, "not_yet");
-    ask("1/2".to_owned())
-        .await
-        .expect_problem(400, "invalid_request");
+    for malformed in ["1/2", ""] {
+        let refused = ask(malformed.to_owned()).await;
+        refused.expect_problem(400, "invalid_request");
+    }
 }
 
 #[tokio::test]
@@ -282,6 +283,22 @@ async fn a_slow_reader_is_ended_and_resumes_without_a_gap() {
         },
     )
     .await;
+    let places = async || {
+        let metrics = cluster
+            .client
+            .send(&cluster.api(1, Method::GET, "/metrics"))
+            .await
+            .text();
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("maia_replication_streams "));
+        line.and_then(|count| count.parse::<f64>().ok())
+    };
+    assert_eq!(
+        places().await,
+        Some(1.0),
+        "its connection still has its place"
+    );
     let (mut seen, mut last) = (0, start);
     while let Some(event) = events.next().await {
         match event.name.as_str() {
@@ -294,6 +311,11 @@ async fn a_slow_reader_is_ended_and_resumes_without_a_gap() {
         }
     }
     assert!(seen < WRITES, "it was not slow");
+    drop(events);
+    wait_value(SOON, "its place is free", || async {
+        (places().await == Some(0.0)).then_some(())
+    })
+    .await;
     let mut events = Events::open(&stream(&cluster, 1, "acme", &last))
         .await
         .expect("a stream");
@@ -316,4 +338,82 @@ async fn nobody_reads_without_a_token() {
             .await
             .expect_problem(401, "unauthenticated");
     }
+}
+
+/// Its neighbours write much: each page says how far it looked, and the reader gets on.
+#[tokio::test]
+async fn a_page_ends_before_all_of_a_long_log_was_read() {
+    let cluster = cluster().await;
+    cluster.place("loud", 0, &[1, 2]).await;
+    append(&cluster, 0, None, &change("update", "1", json!(1)))
+        .await
+        .expect_success("append");
+    let start = position(&cluster, 0, "acme").await;
+    let large = json!("x".repeat(500_000));
+    for n in 0..12 {
+        let mut body = change("update", &n.to_string(), large.clone());
+        body["tenant_id"] = json!("loud");
+        append(&cluster, 0, None, &body)
+            .await
+            .expect_success("loud");
+    }
+    append(&cluster, 0, None, &change("update", "2", json!(2)))
+        .await
+        .expect_success("append");
+    let path = format!("{ENTRIES}?tenant=acme&after={start}");
+    let page = cluster.api_get(0, &path).await;
+    assert_eq!(
+        (&page["entries"], &page["more"]),
+        (&json!([]), &json!(true))
+    );
+    let found = all(&cluster, 0, "acme", Some(&start)).await;
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0]["operations"][0]["data"], json!(2));
+}
+
+#[tokio::test]
+async fn the_last_entry_of_a_deleted_tenant_is_its_purge() {
+    let cluster = cluster().await;
+    let start = position(&cluster, 0, "acme").await;
+    append(&cluster, 0, None, &change("update", "1", json!(1)))
+        .await
+        .expect_success("append");
+    let streams = [0, 1].map(|i| stream(&cluster, i, "acme", &start));
+    let mut events = Events::open(&streams[1]).await.expect("a stream");
+    cluster.run(&["tenant", "remove", "acme", "--yes"]).await;
+
+    assert_eq!(events.next_of("entry").await.json()["kind"], "data");
+    let purge = events.next_of("entry").await;
+    assert_eq!(purge.json()["kind"], "purge");
+    let end = events.next_of("end").await;
+    assert_eq!(end.json()["reason"], "unknown_tenant");
+    // As well for who comes later.
+    let mut late = Events::open(&streams[0]).await.expect("a stream");
+    late.next_of("entry").await;
+    assert_eq!(late.next_of("entry").await.id, purge.id);
+    let path = format!("{ENTRIES}?tenant=acme&after={}", purge.id);
+    let gone = cluster
+        .client
+        .send(&cluster.api(0, Method::GET, &path))
+        .await;
+    gone.expect_problem(404, "unknown_tenant");
+}
+
+#[tokio::test]
+async fn a_member_that_hangs_is_passed_over() {
+    let cluster = Cluster::start().await;
+    cluster.place("acme", 0, &[1]).await;
+    let start = position(&cluster, 2, "acme").await;
+    append(&cluster, 0, None, &change("update", "1", json!(1)))
+        .await
+        .expect_success("append");
+    wait_value(SOON, "the other member has it", || async {
+        (all(&cluster, 1, "acme", Some(&start)).await.len() == 1).then_some(())
+    })
+    .await;
+    let pid = Pid::from_raw(cluster.region(0).coordinator_pid);
+    kill(pid, Signal::SIGSTOP).expect("the coordinator runs");
+    let found = all(&cluster, 2, "acme", Some(&start)).await;
+    kill(pid, Signal::SIGCONT).expect("the coordinator runs");
+    assert_eq!(found.len(), 1);
 }

@@ -9,6 +9,7 @@ use maia_tests::cluster::SOON;
 use maia_tests::{Cluster, Options, wait_value};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 const TYPES: [&str; 2] = ["notes", "docs"];
@@ -27,6 +28,11 @@ struct Origin {
 }
 
 fn start(cluster: &Cluster, store: PathBuf) -> Origin {
+    let urls = [1, 2].map(|i| cluster.region(i).api_url.clone());
+    start_at(&urls, &cluster.files_now().admin_token, store)
+}
+
+fn start_at(urls: &[String], token: &str, store: PathBuf) -> Origin {
     let log = std::fs::OpenOptions::new();
     let log = log
         .clone()
@@ -35,9 +41,8 @@ fn start(cluster: &Cluster, store: PathBuf) -> Origin {
         .open(store.with_extension("log"));
     let child = python()
         .arg("follow")
-        .args(["--api", &cluster.region(1).api_url])
-        .args(["--api", &cluster.region(2).api_url])
-        .args(["--token", &cluster.files_now().admin_token])
+        .args(urls.iter().flat_map(|url| ["--api", url]))
+        .args(["--token", token])
         .args(["--tenant", "acme", "--types", &TYPES.join(",")])
         .arg("--store")
         .arg(&store)
@@ -223,4 +228,54 @@ async fn an_origin_keeps_its_store_by_the_stream() {
         metrics.contains("maia_wal_retention_bytes 1000000"),
         "{metrics}"
     );
+}
+
+/// Answers as a coordinator that dies in the middle of a stream's chunk, each time; returns after two streams.
+async fn break_off(listener: tokio::net::TcpListener) {
+    let mut streams = 0;
+    while streams < 2 {
+        let (mut connection, _) = listener.accept().await.expect("a connection");
+        let mut request = vec![0; 4096];
+        let read = connection.read(&mut request).await.expect("a request");
+        let request = String::from_utf8_lossy(&request[..read]).into_owned();
+        let answer = if request.contains("/stream?") {
+            streams += 1;
+            "Transfer-Encoding: chunked\r\n\r\n100\r\nretry: 1000\n\n".to_owned()
+        } else {
+            let body = json!({ "positions": [{ "position": "1/1/1" }], "items": [], "next": null });
+            let body = body.to_string();
+            format!("Content-Length: {}\r\n\r\n{body}", body.len())
+        };
+        let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n{answer}");
+        connection
+            .write_all(answer.as_bytes())
+            .await
+            .expect("an answer");
+    }
+}
+
+#[tokio::test]
+async fn an_origin_survives_a_stream_that_is_broken_off() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let origin = start_at(&[url], "token", folder.path().join("store.db"));
+    let came_again = tokio::time::timeout(SOON, break_off(listener)).await;
+    assert!(came_again.is_ok(), "its log:\n{}", origin.log());
+}
+
+#[tokio::test]
+async fn an_origin_drops_what_a_deleted_tenant_had() {
+    let cluster = Cluster::start().await;
+    cluster.place("acme", 0, &[1, 2]).await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    write(&cluster, 0, 10).await;
+    let origin = start(&cluster, folder.path().join("store.db"));
+    agrees(&origin, &cluster).await;
+    cluster.run(&["tenant", "remove", "acme", "--yes"]).await;
+    wait_value(SOON, "its store is empty", || async {
+        (origin.holds().await == json!({})).then_some(())
+    })
+    .await;
 }

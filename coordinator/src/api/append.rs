@@ -7,7 +7,7 @@ use maia_common::wire::record as wire;
 use maia_common::wire::record::condition::Must;
 use maia_common::wire::record::data_operation::What;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::problem::ApiError;
 use crate::core::data::parse_etag;
@@ -22,7 +22,7 @@ struct Append {
     resource_type: String,
     resource_id: String,
     namespace: Option<String>,
-    data: Option<Value>,
+    data: Option<Box<RawValue>>,
     if_version: Option<String>,
 }
 
@@ -95,7 +95,7 @@ fn operation(append: Append) -> Result<wire::DataOperation, ApiError> {
     let what = match (append.operation, append.data) {
         (Operation::Delete, None) => What::Delete(true),
         (Operation::Delete, Some(_)) => return Err(ApiError::invalid("a delete takes no data")),
-        (_, Some(data)) => What::Put(data.to_string().into()),
+        (_, Some(data)) => What::Put(String::from(Box::<str>::from(data)).into()),
         (_, None) => return Err(ApiError::invalid("data is missing")),
     };
     Ok(wire::DataOperation {
@@ -109,7 +109,7 @@ fn operation(append: Append) -> Result<wire::DataOperation, ApiError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -148,6 +148,19 @@ mod tests {
             write.operations[3].what,
             Some(What::Put("{\"a\":1}".into()))
         );
+    }
+
+    #[test]
+    fn data_is_kept_as_it_was_written() {
+        let data = r#"{"z": 123456789012345678901234567890, "a": 1.10}"#;
+        let one = format!(
+            r#"{{"tenant_id":"acme","operation":"update","resource_type":"n","resource_id":"1","data": {data} }}"#
+        );
+        for body in [one.clone(), format!("[{one}]")] {
+            let write = request(body.as_bytes()).unwrap();
+            let put = What::Put(data.into());
+            assert_eq!(write.operations[0].what, Some(put));
+        }
     }
 
     #[test]

@@ -12,7 +12,8 @@ use maia_common::ids::{ResourceId, ResourceType, TenantId};
 use maia_common::limits;
 use maia_common::wire::record as wire;
 use maia_common::wire::record::data_operation::What;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use utoipa::IntoParams;
 
 use super::extract::Checked;
@@ -389,18 +390,36 @@ pub async fn list(
     let prefix = page.prefix.unwrap_or_default();
     let of = (group, &tenant, &kind);
     let page = api.parts.data.list(of, &prefix, after.as_ref(), limit)?;
-    let items: Vec<serde_json::Value> = page.items.iter().map(|(id, r)| item(id, r)).collect();
-    Ok(Json(serde_json::json!({ "items": items, "next": page.next })).into_response())
+    let items: Vec<Item<'_>> = page.items.iter().map(|(id, r)| item(id, r)).collect();
+    let next = page.next;
+    Ok(Json(List { items, next }).into_response())
 }
 
-/// A resource within a list.
-fn item(id: &ResourceId, resource: &Resource) -> serde_json::Value {
-    let mut item = serde_json::json!({
-        "id": id,
-        "etag": etag(resource.version.as_ref()),
-        "content_type": resource.content_type,
-    });
-    let (field, data) = content(&resource.content_type, &resource.data);
-    item[field] = data;
-    item
+#[derive(Serialize)]
+struct List<'a> {
+    items: Vec<Item<'a>>,
+    next: Option<ResourceId>,
+}
+
+/// A resource within a list; its JSON is as it was written.
+#[derive(Serialize)]
+struct Item<'a> {
+    id: &'a ResourceId,
+    etag: String,
+    content_type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_base64: Option<String>,
+}
+
+fn item<'a>(id: &'a ResourceId, resource: &'a Resource) -> Item<'a> {
+    let (data, data_base64) = content(&resource.content_type, &resource.data);
+    Item {
+        id,
+        etag: etag(resource.version.as_ref()),
+        content_type: &resource.content_type,
+        data,
+        data_base64,
+    }
 }

@@ -70,7 +70,7 @@ pub(super) fn followed(tenant: Option<String>, group: Option<u64>) -> Result<Fol
 }
 
 fn position(text: Option<&str>) -> Result<Option<GroupPosition>, ApiError> {
-    let parsed = text.filter(|text| !text.is_empty()).map(str::parse);
+    let parsed = text.map(str::parse);
     parsed
         .transpose()
         .map_err(|error: maia_common::position::PositionError| ApiError::invalid(error.to_string()))
@@ -131,6 +131,8 @@ pub async fn stream(
     let last = last
         .transpose()
         .map_err(|_| ApiError::invalid("an illegal Last-Event-ID"))?;
+    // A browser that has had no event with an id sends none, or an empty one.
+    let last = last.filter(|last| !last.is_empty());
     let after = position(last.or(start.after.as_deref()))?;
     let reader = api.parts.streams.open(followed, after).await?;
     let chunks = futures::stream::unfold(reader, |mut reader| async move {

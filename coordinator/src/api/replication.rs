@@ -89,6 +89,8 @@ pub async fn stats(State(api): State<Api>) -> Json<Value> {
     let (me, region) = &api.parts.me;
     let groups = seen(&api).into_iter().map(|seen| {
         let (group, status) = (seen.group, seen.status);
+        let oldest = api.parts.data.reach_here(group).ok();
+        let oldest = oldest.and_then(|reach| reach.oldest);
         json!({
             "group": group,
             "role": role_name(status.role),
@@ -96,7 +98,7 @@ pub async fn stats(State(api): State<Api>) -> Json<Value> {
             "position": text(group, status.applied),
             "committed": text(group, status.committed),
             "last_index": status.last_log,
-            "oldest": text(group, status.purged),
+            "oldest": text(group, oldest),
             "size_bytes": api.parts.engine.log_size_bytes(group),
         })
     });

@@ -36,7 +36,7 @@ pub use apply::{DATA_VERSION, apply, decode_outcome, decode_resource};
 pub use etag::{etag, parse_etag};
 pub use keys::{resource_id_of, resource_key, type_prefix};
 pub use seal::is_open;
-pub use trace::{decode_trace, trace};
+pub use trace::{decode_trace, trace, trace_of_nothing};
 
 #[cfg(test)]
 #[path = "data_test.rs"]

@@ -8,7 +8,7 @@ use maia_common::wire::record::data_operation::What;
 use prost::Message;
 use serde_json::{Value, json};
 
-use super::shown;
+use super::{Untold, content, depth, shown};
 use crate::core::data;
 use crate::core::record::{Hlc, Record, RecordFields, RecordKind};
 use crate::raft::{Mutations, Rows, StateCf, StateError, StateView};
@@ -50,6 +50,10 @@ fn operation(id: &str, what: What) -> wire::DataOperation {
 }
 
 fn record(kind: RecordKind, operations: Vec<wire::DataOperation>) -> Record {
+    record_of(kind, operations, 1)
+}
+
+fn record_of(kind: RecordKind, operations: Vec<wire::DataOperation>, placement: u64) -> Record {
     let body = wire::DataOperations {
         operations,
         ..wire::DataOperations::default()
@@ -61,7 +65,7 @@ fn record(kind: RecordKind, operations: Vec<wire::DataOperation>) -> Record {
         hlc: Hlc::new(1_000, 2),
         origin: None,
         idempotency: None,
-        placement: Revision::new(1),
+        placement: Revision::new(placement),
         migration: None,
         body: body.encode_to_vec().into(),
     })
@@ -74,13 +78,14 @@ impl State {
         let mut out = Mutations::default();
         data::apply(G, at, record, self, &mut out).unwrap();
         let trace = data::trace(record, &out).map(|bytes| data::decode_trace(bytes).unwrap());
+        let shown = shown(G, at, record, trace.as_ref()).unwrap();
         for (cf, key, value) in out.into_writes() {
             match value {
                 Some(value) => self.0.insert((cf, key), value),
                 None => self.0.remove(&(cf, key)),
             };
         }
-        shown(G, at, record, trace.as_ref())
+        shown.map(|json| serde_json::from_str(&json).unwrap())
     }
 }
 
@@ -157,4 +162,42 @@ fn what_is_not_json_is_shown_in_base64() {
         .unwrap();
     assert_eq!(entry["operations"][0]["data_base64"], "AQ==");
     assert_eq!(entry["operations"][0]["data"], Value::Null);
+}
+
+#[test]
+fn a_purge_that_comes_too_late_is_not_shown() {
+    let mut state = State::default();
+    let mut purge = |index, revision| {
+        let purge = record_of(RecordKind::Purge, Vec::new(), revision);
+        state.applied(index, &purge).is_some()
+    };
+    assert!(purge(1, 9));
+    assert!(!purge(2, 8), "it did nothing");
+}
+
+#[test]
+fn a_patch_without_its_trace_is_an_error_and_no_deletion() {
+    let patch = What::MergePatch(Bytes::from_static(b"{}"));
+    let at = Position::new(Term::new(2), Index::new(1));
+    let patch = record(RecordKind::Data, vec![operation("a", patch)]);
+    assert_eq!(shown(G, at, &patch, None), Err(Untold));
+    let resolved = record(RecordKind::Reconcile, Vec::new());
+    assert_eq!(shown(G, at, &resolved, None), Err(Untold));
+}
+
+#[test]
+fn json_is_passed_on_as_it_was_written() {
+    let written = "{\"z\": 123456789012345678901234567890,\r\n \"a\": 1.10, \"s\": \"\\n{\"}";
+    let (json, bytes) = content("application/json; charset=utf-8", written.as_bytes());
+    let expected = written.replace(['\r', '\n'], " ");
+    assert_eq!(json.map(|json| json.get().to_owned()), Some(expected));
+    assert_eq!(bytes, None);
+    for broken in ["{\"a\": \"\n\"}", "{", "1 2", ""] {
+        let (json, bytes) = content("application/json", broken.as_bytes());
+        assert!(json.is_none() && bytes.is_some(), "{broken:?}");
+    }
+    let deep = "[".repeat(101) + &"]".repeat(101);
+    assert_eq!(depth(deep.as_bytes()), 101);
+    assert!(content("application/json", deep.as_bytes()).0.is_none());
+    assert_eq!(depth(b"[\"[[\\\"[\"]"), 1);
 }

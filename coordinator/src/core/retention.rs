@@ -7,6 +7,9 @@
 //!           - the last snapshot (a follower that lacks more gets it; without one: take it first)
 //!           - what followers that are caught up with have (until the log has twice its size)
 //! ```
+//! All logs of a node together are bounded too: see [`share`]. While the disk is nearly as full as when
+//! writes are refused, an eighth of each log is kept, and nothing for followers.
+//!
 //! Safety: dropped is only what a snapshot covers, and before anything is dropped the state that it
 //! led to is synced (see the log store's purge).
 
@@ -20,6 +23,9 @@ pub struct Part {
     /// When the newest of them was written, in milliseconds since 1970.
     pub newest_ms: u64,
 }
+
+/// Of what is kept otherwise, so much is while the disk has little room.
+const TIGHT_PART: u64 = 8;
 
 /// What is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +49,8 @@ pub struct LogFacts<'a> {
     pub least_matched: Option<u64>,
     /// Now, in milliseconds since 1970.
     pub now_ms: u64,
+    /// Whether the disk has little room.
+    pub is_tight: bool,
 }
 
 /// What to do with a log.
@@ -59,23 +67,17 @@ pub enum Step {
 /// The next step for a log.
 #[must_use]
 pub fn next_step(facts: &LogFacts<'_>, kept: Retention) -> Step {
-    let mut bytes: u64 = facts.parts.iter().map(|part| part.bytes).sum();
-    // For a small log no snapshot is taken more often than once in an age.
-    let is_small = bytes < kept.bytes / 4;
-    let may_hold = bytes <= kept.bytes.saturating_mul(2);
-    let oldest_ms = facts.now_ms.saturating_sub(kept.age_ms);
-    let mut wish = None;
-    let Some((_, closed)) = facts.parts.split_last() else {
-        return Step::Keep;
+    let most_bytes = if facts.is_tight {
+        kept.bytes / TIGHT_PART
+    } else {
+        kept.bytes
     };
-    for part in closed {
-        if bytes <= kept.bytes && part.newest_ms >= oldest_ms {
-            break;
-        }
-        bytes -= part.bytes;
-        wish = Some(part.last);
-    }
-    let Some(mut upto) = wish.min(facts.applied) else {
+    let bytes: u64 = facts.parts.iter().map(|part| part.bytes).sum();
+    // For a small log no snapshot is taken more often than once in an age.
+    let is_small = !facts.is_tight && bytes < kept.bytes / 4;
+    let may_hold = !facts.is_tight && bytes <= kept.bytes.saturating_mul(2);
+    let oldest_ms = facts.now_ms.saturating_sub(kept.age_ms);
+    let Some(mut upto) = wish(facts.parts, most_bytes, oldest_ms).min(facts.applied) else {
         return Step::Keep;
     };
     if may_hold && let Some(matched) = facts.least_matched {
@@ -98,6 +100,47 @@ pub fn next_step(facts: &LogFacts<'_>, kept: Retention) -> Step {
         return Step::Keep;
     }
     Step::Purge(upto)
+}
+
+/// The last index that is too much, or too old.
+fn wish(parts: &[Part], most_bytes: u64, oldest_ms: u64) -> Option<u64> {
+    let (newest, before) = parts.split_last()?;
+    // In a quiet group nothing closes the newest part. Without records it has no time.
+    let is_closed = newest.newest_ms > 0 && newest.newest_ms < oldest_ms;
+    let closed = if is_closed { parts } else { before };
+    let mut bytes: u64 = parts.iter().map(|part| part.bytes).sum();
+    let mut upto = None;
+    for part in closed {
+        if bytes <= most_bytes && part.newest_ms >= oldest_ms {
+            break;
+        }
+        bytes -= part.bytes;
+        upto = Some(part.last);
+    }
+    upto
+}
+
+/// How many bytes each log may have so that all together have at most `budget`: what small ones do
+/// not need is the large ones'.
+#[must_use]
+pub fn share(mut sizes: Vec<u64>, budget: u64) -> u64 {
+    sizes.sort_unstable();
+    let mut left = budget;
+    for (smaller, size) in sizes.iter().enumerate() {
+        let share = left / (sizes.len() - smaller) as u64;
+        if *size > share {
+            return share;
+        }
+        left -= size;
+    }
+    u64::MAX
+}
+
+/// What time it is for retention: the clock's, but forward at most twice as fast as time goes by, so that a
+/// clock that jumps does not empty the logs.
+#[must_use]
+pub fn steady(known_ms: u64, clock_ms: u64, elapsed_ms: u64) -> u64 {
+    clock_ms.min(known_ms.saturating_add(elapsed_ms.saturating_mul(2)))
 }
 
 #[cfg(test)]
@@ -128,6 +171,7 @@ mod tests {
             snapshot: Some(1_000),
             least_matched: None,
             now_ms: 0,
+            is_tight: false,
         }
     }
 
@@ -145,7 +189,45 @@ mod tests {
         facts.now_ms = 1001;
         assert_eq!(next_step(&facts, KEPT), Step::Purge(9));
         facts.now_ms = 1_000_000;
+        assert_eq!(
+            next_step(&facts, KEPT),
+            Step::Purge(19),
+            "nor is a quiet group's newest"
+        );
+        let blank = [Part {
+            last: 2,
+            bytes: 3,
+            newest_ms: 0,
+        }];
+        facts.parts = &blank;
+        assert_eq!(next_step(&facts, KEPT), Step::Keep, "it has no record");
+    }
+
+    #[test]
+    fn on_a_full_disk_a_small_log_is_cut_and_no_follower_is_waited_for() {
+        let parts = parts(2);
+        let mut facts = facts(&parts);
+        (facts.least_matched, facts.snapshot) = (Some(0), None);
+        assert_eq!(next_step(&facts, KEPT), Step::Keep);
+        facts.is_tight = true;
+        assert_eq!(next_step(&facts, KEPT), Step::Snapshot);
+        facts.snapshot = Some(15);
         assert_eq!(next_step(&facts, KEPT), Step::Purge(9));
+    }
+
+    #[test]
+    fn all_logs_together_have_their_bound() {
+        assert_eq!(share(vec![10, 20, 30], 60), u64::MAX);
+        assert_eq!(share(vec![100, 10, 100], 110), 50);
+        assert_eq!(share(vec![7; 40], 100), 2);
+        assert_eq!(share(Vec::new(), 0), u64::MAX);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_is_followed_slowly() {
+        assert_eq!(steady(1_000, 1_002, 2), 1_002);
+        assert_eq!(steady(1_000, 90_000_000, 2_000), 5_000);
+        assert_eq!(steady(1_000, 500, 2), 500);
     }
 
     #[test]
@@ -174,7 +256,7 @@ mod tests {
 
     proptest! {
         /// Whatever the facts: nothing goes that is not applied, covered by a snapshot, and behind the
-        /// newest part; and what is dropped makes the next step another one.
+        /// newest part, unless that is too old; and what is dropped makes the next step another one.
         #[test]
         fn nothing_goes_that_is_needed(
             sizes in proptest::collection::vec((1..20u64, 0..80u64, 0..2000u64), 0..12),
@@ -182,6 +264,7 @@ mod tests {
             snapshot in proptest::option::of(0..200u64),
             least_matched in proptest::option::of(0..200u64),
             now_ms in 0..4000u64,
+            is_tight in proptest::bool::ANY,
         ) {
             let mut last = 0;
             let mut parts: Vec<Part> = Vec::new();
@@ -189,10 +272,13 @@ mod tests {
                 last += entries;
                 parts.push(Part { last, bytes, newest_ms });
             }
-            let facts = LogFacts { parts: &parts, applied, snapshot, least_matched, now_ms };
+            let facts = LogFacts { parts: &parts, applied, snapshot, least_matched, now_ms, is_tight };
             if let Step::Purge(upto) = next_step(&facts, KEPT) {
                 prop_assert!(Some(upto) <= applied && Some(upto) <= snapshot);
-                prop_assert!(parts.iter().rev().nth(1).is_some_and(|part| upto <= part.last));
+                let newest = parts.last().copied();
+                let is_old = newest.is_some_and(|part| part.newest_ms + KEPT.age_ms < now_ms);
+                let bound = if is_old { newest } else { parts.iter().rev().nth(1).copied() };
+                prop_assert!(bound.is_some_and(|part| upto <= part.last));
                 let left: Vec<Part> = parts.iter().copied().filter(|p| p.last > upto).collect();
                 prop_assert!(left.len() < parts.len(), "it drops something");
             }

@@ -34,6 +34,15 @@ pub struct AppliedEntry {
     pub trace: Option<Bytes>,
 }
 
+impl AppliedEntry {
+    /// What reading it took, about.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let record = self.record.as_ref().map_or(0, |record| record.body.len());
+        record + self.trace.as_ref().map_or(0, Bytes::len)
+    }
+}
+
 /// Entries without a gap.
 #[derive(Debug, Clone)]
 pub struct Stretch {
@@ -79,7 +88,7 @@ impl From<io::Error> for EntriesError {
 
 impl Engine {
     /// Entries after a position (none: from the first on): at most `max_entries`, up to about
-    /// `max_bytes` but at least one if there is one.
+    /// `max_bytes` but at least one if there is one. Waits while too many others read.
     ///
     /// # Errors
     /// [`EntriesError`].
@@ -90,6 +99,8 @@ impl Engine {
         max_bytes: usize,
         max_entries: usize,
     ) -> Result<Stretch, EntriesError> {
+        let reading = Arc::clone(&self.reading).acquire_owned().await;
+        let _place = reading.expect("it is never closed");
         let running = self.running(group).map_err(|_| EntriesError::NotHere)?;
         let applied = running.raft.watch_apply_progress().get();
         let reader = LogReader::over(group, running.tail.clone(), Arc::clone(&self.raft_db));
@@ -105,7 +116,10 @@ impl Engine {
         let mut traces = BTreeMap::new();
         if let Some(last) = entries.last() {
             let range = (start, last.log_id.index() + 1);
-            traces = self.state.traces(group, range, max_bytes)?;
+            let state = Arc::clone(&self.state);
+            let read = move || state.traces(group, range, max_bytes);
+            let read = tokio::task::spawn_blocking(read).await;
+            traces = read.map_err(io::Error::other)??;
         }
         self.check_retained(&running, after)?;
         if start < end && entries.first().is_none_or(|e| e.log_id.index() != start) {

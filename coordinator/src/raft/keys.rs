@@ -25,7 +25,7 @@ pub(crate) const INSTALLING_MARK: &[u8] = &[ENGINE_MARK, b'i'];
 
 /// Prefix in `marks` of what entries did where their records alone don't tell; the index, u64 BE, follows.
 pub(crate) const TRACE_MARK: &[u8] = &[ENGINE_MARK, b't'];
-/// Suffix in `marks` of the last position that came with a snapshot, not entry by entry.
+/// Suffix in `marks` of the last position that came with a snapshot, not entry by entry; empty: none did.
 pub(crate) const INSTALLED_MARK: &[u8] = &[ENGINE_MARK, b's'];
 
 /// What the `hard_state` family keeps of a group.

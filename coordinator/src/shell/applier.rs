@@ -84,13 +84,20 @@ impl Applier for RecordApplier {
                 | RecordKind::Reconcile,
                 false,
             ) => {
-                let outcome = data::apply(group, position, record, view, out)?;
-                if let Some(trace) = data::trace(record, out) {
+                let mut own = Mutations::default();
+                let outcome = data::apply(group, position, record, view, &mut own)?;
+                if let Some(trace) = data::trace(record, &own) {
                     out.trace(trace);
                 }
+                out.append(own);
                 Ok(Outcome(outcome))
             }
-            _ => Ok(misplaced(record.kind)),
+            _ => {
+                if !group.is_metastore() {
+                    out.trace(data::trace_of_nothing());
+                }
+                Ok(misplaced(record.kind))
+            }
         }
     }
 

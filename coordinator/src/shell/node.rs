@@ -14,10 +14,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use maia_common::cluster_key::{ClusterKey, ClusterKeyError};
 use maia_common::ids::{GroupId, NodeId};
+use maia_common::limits::API_UNREAD_PATIENCE;
 use maia_common::position::Revision;
 use maia_common::runtime::Tasks;
 use maia_common::wire::peer::peer_server::PeerServer;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::TcpIncoming;
@@ -30,10 +32,12 @@ use super::controller::Controller;
 use super::data::{DataParts, DataService};
 use super::deletions::Deletions;
 use super::digests::Digests;
+use super::entries_service::EntriesService;
 use super::groups::{GroupLoop, GroupParts};
 use super::identity::{self, FolderLock, Identity, IdentityError};
 use super::members_only::MembersOnly;
 use super::nodes::Nodes;
+use super::patience;
 use super::peer_service::PeerService;
 use super::peers::{Directory, Peers};
 use super::placements::Placements;
@@ -147,6 +151,7 @@ impl Node {
             store: Arc::clone(&parts.store),
             cluster: parts.cluster.clone(),
             data: data.clone(),
+            entries: EntriesService::new(data.clone(), parts.tasks.clone(), Handle::current()),
             hub: Arc::clone(&parts.hub),
         };
         let placements = Placements::new(
@@ -428,6 +433,9 @@ impl Parts {
 
     fn serve_api(&self, api: Api, listener: TcpListener) {
         let stop = self.tasks.stop().clone();
+        if let Err(error) = patience::bound(&listener, API_UNREAD_PATIENCE) {
+            tracing::error!(%error, "readers that are gone can't be told by the api listener");
+        }
         self.tasks.spawn("api listener", async move {
             let serve = axum::serve(listener, api::router(api));
             let ended = serve.with_graceful_shutdown(stop.cancelled_owned()).await;

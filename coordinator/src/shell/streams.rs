@@ -8,7 +8,8 @@
 //!            └─ waits for room, at most STREAM_PATIENCE; then the chunk in the outbox is dropped and the
 //!               `end` event takes its place: what the reader has stays without a gap
 //! ```
-//! So a stream holds two chunks at most (I12). Ends: by its reader, by the reader's slowness, by a
+//! So a stream holds two chunks at most (I12), and its place until its connection is closed: the api
+//! listener bounds how long one stays that is not read. Ends: by its reader, by the reader's slowness, by a
 //! refusal (such as `not_retained`), by the node's stop.
 
 mod outbox;
@@ -28,8 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::data::{DataService, EntriesPage, Followed};
 use super::placements::Refusal;
-pub use outbox::Reader;
-use outbox::Writer;
+use outbox::{Reader, Writer};
 
 /// How long one page may take beyond the time that it may wait for entries.
 const PAGE_PATIENCE: Duration = Duration::from_secs(4);
@@ -100,16 +100,17 @@ impl Streams {
         &self,
         followed: Followed,
         after: Option<GroupPosition>,
-    ) -> Result<Reader, Refusal> {
+    ) -> Result<Stream, Refusal> {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             let text = format!("this node serves {} streams already", limits::MAX_STREAMS);
             return Err(Refusal::new(ErrorCode::Unavailable, text));
         };
+        let place = Arc::new(place);
         let mut stream = OpenStream {
             streams: self.clone(),
             followed,
             after,
-            _place: place,
+            _place: Arc::clone(&place),
         };
         let first = stream.next_page(Duration::ZERO).await?;
         let (writer, reader) = outbox::pair(stopping());
@@ -120,16 +121,33 @@ impl Streams {
                 writer.end(event);
             }
         });
-        Ok(reader)
+        Ok(Stream {
+            reader,
+            _place: place,
+        })
     }
 }
 
-/// One stream.
+/// A stream as its connection has it.
+pub struct Stream {
+    reader: Reader,
+    /// Its task may have ended long before.
+    _place: Arc<OwnedSemaphorePermit>,
+}
+
+impl Stream {
+    /// The next chunk; none: the stream has ended.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        self.reader.next().await
+    }
+}
+
+/// What a stream's task works on.
 struct OpenStream {
     streams: Streams,
     followed: Followed,
     after: Option<GroupPosition>,
-    _place: OwnedSemaphorePermit,
+    _place: Arc<OwnedSemaphorePermit>,
 }
 
 impl OpenStream {

@@ -1,5 +1,5 @@
-//! What a record did to resources, where the record alone does not tell: that it was refused, what a
-//! patch made of a resource, what a record of another kind changed. Who follows the log gets results,
+//! What a record did to resources, where the record alone does not tell: that it was refused or came
+//! too late, what a patch made of a resource, what a record of another kind changed. Who follows the log gets results,
 //! so it needs neither the conditions nor the state from before.
 
 use bytes::Bytes;
@@ -13,10 +13,13 @@ use crate::core::record::{Record, RecordKind};
 use crate::raft::keys::GROUP_PREFIX_BYTES;
 use crate::raft::{Mutations, StateCf, StateError};
 
-/// The trace of a record that has just been applied, given all that it changed; none: it did what it
-/// says, or it is a control record.
+/// The trace of a record that has just been applied, given all that it changed, and nothing else; none: it
+/// did what it says.
 #[must_use]
 pub fn trace(record: &Record, out: &Mutations) -> Option<Bytes> {
+    if out.is_empty() {
+        return Some(trace_of_nothing());
+    }
     let is_control = matches!(
         record.kind,
         RecordKind::Meta
@@ -39,6 +42,12 @@ pub fn trace(record: &Record, out: &Mutations) -> Option<Bytes> {
         return None;
     }
     Some(frame::encode(DATA_VERSION, &wire::Trace { resources }))
+}
+
+/// The trace of a record that changed nothing.
+#[must_use]
+pub fn trace_of_nothing() -> Bytes {
+    frame::encode(DATA_VERSION, &wire::Trace::default())
 }
 
 /// Whether what each operation leaves stands in the operation.

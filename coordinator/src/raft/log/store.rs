@@ -185,8 +185,6 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         let end = upto.index() + 1;
         let rows = self.leaving(known, end, Why::UnderSnapshot).await?;
         self.tail.lock().purge(upto);
-        // After the tail: who reads entries looks at it again at the end.
-        self.state.drop_traces(self.group, upto.index())?;
         let purged = codec::encode_log_id(&upto);
         self.durable(|done| Work::Purge {
             upto: upto.index(),
@@ -194,6 +192,9 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
             rows,
             done,
         })
-        .await
+        .await?;
+        // Last: an entry that a crash leaves in the log must find its trace. Traces that a crash leaves go
+        // with the next purge. Who reads entries looks at the tail again at the end.
+        self.state.drop_traces(self.group, upto.index())
     }
 }

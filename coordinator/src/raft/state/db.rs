@@ -133,7 +133,8 @@ impl StateDb {
     /// applied here, and need not be part of the history.
     pub(crate) fn installed(&self, group: GroupId) -> io::Result<Option<RaftLogId>> {
         let bytes = self.mark(group, INSTALLED_MARK)?;
-        let decoded = bytes.map(codec::decode_log_id).transpose();
+        let decoded = bytes.filter(|bytes| !bytes.is_empty());
+        let decoded = decoded.map(codec::decode_log_id).transpose();
         decoded.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
     }
 
@@ -148,6 +149,47 @@ impl StateDb {
             let key = group_key(group, INSTALLED_MARK);
             batch.put_cf(self.marks(), key, codec::encode_log_id(last));
         }
+    }
+
+    /// Before anything is applied: what an earlier version applied left no traces, so it counts as if it
+    /// had come with a snapshot. The mark without a position says that nothing did.
+    pub(crate) fn begin_traces(&self, group: GroupId) -> io::Result<()> {
+        if self.mark(group, INSTALLED_MARK)?.is_some() {
+            return Ok(());
+        }
+        let (applied, _) = self.applied(group)?;
+        let value = applied.as_ref().map(codec::encode_log_id);
+        let mut batch = WriteBatch::default();
+        let key = group_key(group, INSTALLED_MARK);
+        batch.put_cf(self.marks(), key, value.unwrap_or_default());
+        self.write(batch)
+    }
+
+    /// What the traces of the entries `[start, end)` weigh on disk, about.
+    pub(crate) fn trace_bytes(&self, group: GroupId, (start, end): (u64, u64)) -> u64 {
+        let keys = (trace_key(group, start), trace_key(group, end));
+        let range = rocksdb::Range::new(&keys.0, &keys.1);
+        let sizes = self.db.get_approximate_sizes_cf(self.marks(), &[range]);
+        sizes.first().copied().unwrap_or(0)
+    }
+
+    /// What a snapshot of the group may weigh at most, about: the files are compressed, and what is in
+    /// memory is not told apart by groups.
+    pub(crate) fn snapshot_bytes(&self, group: GroupId) -> u64 {
+        const INFLATED: u64 = 4;
+        let (start, end) = group_range(group);
+        let of_family = |cf: StateCf| {
+            let cf = family(&self.db, cf.name());
+            let range = rocksdb::Range::new(&start, &end);
+            let sizes = self.db.get_approximate_sizes_cf(cf, &[range]);
+            let in_files = sizes.first().copied().unwrap_or(u64::MAX);
+            let name = rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES;
+            let in_memory = self.db.property_int_value_cf(cf, name).ok().flatten();
+            let in_files = in_files.saturating_mul(INFLATED);
+            in_files.saturating_add(in_memory.unwrap_or(u64::MAX))
+        };
+        let sizes = StateCf::ALL.into_iter().map(of_family);
+        sizes.fold(0, u64::saturating_add)
     }
 
     pub(crate) fn write(&self, batch: WriteBatch) -> io::Result<()> {

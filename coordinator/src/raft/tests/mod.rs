@@ -10,6 +10,7 @@ mod harness;
 mod lease;
 mod load;
 mod quarantine;
+mod retention;
 mod scale;
 mod solo;
 mod store_suite;

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, NodeId, TenantId};
 use maia_common::limits;
-use maia_common::placement::{Placement, PlacementState};
+use maia_common::placement::Placement;
 use maia_common::position::{GroupPosition, Index, Position, Term};
 use maia_common::wire::peer as wire;
 
-use super::DataService;
+use super::{DataService, PLACEMENT_PATIENCE, unknown_tenant};
 use crate::core::{data, entries, keyspace};
 use crate::metastore;
 use crate::raft::{AppliedEntry, EntriesError, ReadError};
@@ -21,6 +21,8 @@ use crate::shell::placements::Refusal;
 
 /// How long a reader that knows more than this node is let wait: another may be further.
 const NOT_YET_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the last entry of a tenant that is gone is waited for, which this node may not have applied yet.
+const LAST_ENTRY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whose entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,17 +86,19 @@ impl DataService {
                 return Err(Refusal::new(ErrorCode::NotFound, text));
             }
         };
-        let stored = metastore::get::<Placement>(&*self.0.store, &keyspace::tenant(tenant))?;
-        match stored {
-            // Held writes are no reason not to read.
-            Some(stored) if stored.value.state != PlacementState::Deleting => {
-                Ok(stored.value.group)
-            }
-            _ => Ok(self.home_caught_up(tenant, deadline).await?.placement.group),
+        let stored = || metastore::get::<Placement>(&*self.0.store, &keyspace::tenant(tenant));
+        // Whatever its state: that writes are held, or that it is being deleted, is no reason not to read.
+        if let Some(stored) = stored()? {
+            return Ok(stored.value.group);
         }
+        let patience = deadline.min(Instant::now() + PLACEMENT_PATIENCE);
+        self.0.store.catch_up(patience).await?;
+        let stored = stored()?.ok_or_else(|| unknown_tenant(tenant))?;
+        Ok(stored.value.group)
     }
 
-    /// Committed entries of a tenant or a group after a position.
+    /// Committed entries of a tenant or a group after a position. Of a tenant that is gone, what follows the
+    /// position in that position's group: the purge at last.
     ///
     /// # Errors
     /// [`Refusal`]: `not_retained`, `diverged_history` (also when the tenant is in another group now),
@@ -106,12 +110,34 @@ impl DataService {
         (limit, wait): (usize, Duration),
         deadline: Instant,
     ) -> Result<(GroupId, EntriesPage), Refusal> {
-        let group = self.group_of(followed, deadline).await?;
+        let group = match (self.group_of(followed, deadline).await, after) {
+            (Err(gone), Some(after)) if gone.code == ErrorCode::UnknownTenant => {
+                let asked = (limit, wait.min(LAST_ENTRY_PATIENCE));
+                let last = self.entries_of(after.group, followed, Some(after), asked, deadline);
+                let page = last.await.ok();
+                let page = page.filter(|page| page.more || !page.entries.is_empty());
+                return page.map(|page| (after.group, page)).ok_or(gone);
+            }
+            (group, _) => group?,
+        };
         if let Some(other) = after.filter(|after| after.group != group) {
             let text =
                 format!("the position {other} is of another group's log: this is group {group}");
             return Err(Refusal::new(ErrorCode::DivergedHistory, text));
         }
+        let asked = (limit, wait);
+        let page = self.entries_of(group, followed, after, asked, deadline);
+        Ok((group, page.await?))
+    }
+
+    async fn entries_of(
+        &self,
+        group: GroupId,
+        followed: &Followed,
+        after: Option<GroupPosition>,
+        (limit, wait): (usize, Duration),
+        deadline: Instant,
+    ) -> Result<EntriesPage, Refusal> {
         let query = EntriesQuery {
             tenant: match followed {
                 Followed::Tenant(tenant) => Some(tenant.clone()),
@@ -122,7 +148,7 @@ impl DataService {
             wait,
         };
         if self.has_entries(group) {
-            return Ok((group, self.entries_here(group, &query, deadline).await?));
+            return self.entries_here(group, &query, deadline).await;
         }
         let request = wire::EntriesRequest {
             group: group.get(),
@@ -138,7 +164,7 @@ impl DataService {
             timeout_ms: 0,
         };
         let reply = self.ask_member(group, request, deadline).await?;
-        Ok((group, page_of(reply)))
+        Ok(page_of(reply))
     }
 
     /// How far the group is applied: here, or at a member that has its data.
@@ -179,7 +205,9 @@ impl DataService {
         status.is_some_and(|s| s.stopped.is_none() && s.has_copy(self.0.me.0))
     }
 
-    /// As [`DataService::entries`], from this node's log alone.
+    /// As [`DataService::entries`], from this node's log alone. Answers with what it has, if only how far
+    /// it looked, when half of the time to the deadline is over: an answer that comes too late would be asked
+    /// for again and again.
     ///
     /// # Errors
     /// As [`DataService::entries`].
@@ -189,13 +217,15 @@ impl DataService {
         query: &EntriesQuery,
         deadline: Instant,
     ) -> Result<EntriesPage, Refusal> {
-        let wait_until = deadline.min(Instant::now() + query.wait);
-        let not_yet_until = deadline.min(Instant::now() + NOT_YET_PATIENCE);
+        let now = Instant::now();
+        let answer_at = now + deadline.saturating_duration_since(now) / 2;
+        let wait_until = answer_at.min(now + query.wait);
+        let not_yet_until = answer_at.min(now + NOT_YET_PATIENCE);
         let mut page = EntriesPage {
             upto: query.after,
             ..EntriesPage::default()
         };
-        let (mut scanned, mut bytes) = (0, 0);
+        let (mut scanned, mut scanned_bytes, mut bytes) = (0, 0, 0);
         loop {
             let most = limits::MAX_ENTRIES_SCAN - scanned;
             let engine = &self.0.engine;
@@ -217,19 +247,22 @@ impl DataService {
                     break;
                 }
                 page.upto = Some(entry.position);
+                scanned_bytes += entry.size_bytes();
                 if let Some(shown) = show(group, query, &entry)? {
                     bytes += shown.len();
                     page.entries.push((entry.position, shown));
                 }
             }
             let full = page.entries.len() >= query.limit || bytes >= limits::STREAM_CHUNK_BYTES;
-            if full || scanned >= limits::MAX_ENTRIES_SCAN {
+            let much = scanned >= limits::MAX_ENTRIES_SCAN
+                || scanned_bytes >= limits::MAX_ENTRIES_SCAN_BYTES;
+            if full || much {
                 return Ok(page);
             }
-            if page.more {
+            if page.more && Instant::now() < answer_at {
                 continue;
             }
-            if !page.entries.is_empty() || Instant::now() >= wait_until {
+            if page.more || !page.entries.is_empty() || Instant::now() >= wait_until {
                 return Ok(page);
             }
             let next = page.upto.map_or(0, |at| at.index.get() + 1);
@@ -246,7 +279,8 @@ impl DataService {
         }
     }
 
-    /// Asks the leader first, then the other members with data, until one answers.
+    /// Asks the leader first, then the other members with data, until one answers: each may take half of
+    /// what is left of the time, the last one all. When none has the entries, the first that said so counts.
     async fn ask_member(
         &self,
         group: GroupId,
@@ -263,22 +297,30 @@ impl DataService {
         members.retain(|node| *node != self.0.me.0);
         let text = format!("no member of group {group} that has its data can be reached");
         let mut refused = Refusal::new(ErrorCode::Unavailable, text);
-        for node in members {
+        let mut lacking = None;
+        let count = members.len();
+        for (asked, node) in members.into_iter().enumerate() {
             let left = deadline.saturating_duration_since(Instant::now());
-            request.timeout_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
-            match self.0.peers.entries(node, request.clone(), deadline).await {
+            let patience = if asked + 1 < count { left / 2 } else { left };
+            request.timeout_ms = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
+            let by = Instant::now() + patience;
+            match self.0.peers.entries(node, request.clone(), by).await {
                 Ok(reply) => return Ok(reply),
-                // It has no copy, or can't tell now: another may.
-                Err(PeerError::Refused { code, detail })
-                    if !matches!(code, ErrorCode::StalePlacement | ErrorCode::Unavailable) =>
-                {
-                    return Err(Refusal::new(code, detail));
+                // It has no copy, or not these entries, or can't tell now: another may.
+                Err(PeerError::Refused { code, detail }) => {
+                    let refusal = Refusal::new(code, detail);
+                    match code {
+                        ErrorCode::StalePlacement | ErrorCode::Unavailable => refused = refusal,
+                        ErrorCode::NotYet | ErrorCode::NotRetained => {
+                            lacking.get_or_insert(refusal);
+                        }
+                        _ => return Err(refusal),
+                    }
                 }
-                Err(PeerError::Refused { code, detail }) => refused = Refusal::new(code, detail),
                 Err(_) => {}
             }
         }
-        Err(refused)
+        Err(lacking.unwrap_or(refused))
     }
 }
 
@@ -296,7 +338,11 @@ fn show(
     let trace = entry.trace.clone().map(data::decode_trace).transpose();
     let trace = trace.map_err(|error| refusal_of(group, EntriesError::Failed(error.reason)))?;
     let shown = entries::shown(group, entry.position, record, trace.as_ref());
-    Ok(shown.map(|json| json.to_string().into()))
+    let shown = shown.map_err(|error| {
+        let text = format!("{error}: {}", entry.position.index);
+        refusal_of(group, EntriesError::Failed(text))
+    });
+    Ok(shown?.map(Bytes::from))
 }
 
 fn page_of(reply: wire::EntriesReply) -> EntriesPage {

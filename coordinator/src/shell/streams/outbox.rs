@@ -37,7 +37,7 @@ pub(super) struct Writer {
 }
 
 /// The connection's side.
-pub struct Reader {
+pub(super) struct Reader {
     outbox: Arc<Outbox>,
 }
 
@@ -94,7 +94,7 @@ impl Drop for Writer {
 
 impl Reader {
     /// The next chunk; none: the stream has ended.
-    pub async fn next(&mut self) -> Option<Bytes> {
+    pub(super) async fn next(&mut self) -> Option<Bytes> {
         loop {
             {
                 let mut state = self.outbox.lock();
