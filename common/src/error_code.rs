@@ -116,6 +116,8 @@ codes! {
     DataLossRefused = "data_loss_refused", 409, false;
     /// The token's position is not part of this history.
     DivergedHistory = "diverged_history", 409, false;
+    /// The log no longer has what follows the position: read the whole state, then go on from there.
+    NotRetained = "not_retained", 410, false;
     /// This replica has not reached the token's position in time.
     NotYet = "not_yet", 503, true;
     /// A bug or a broken machine; the log has more.

@@ -23,4 +23,4 @@ pub use error_code::{ErrorCode, Problem};
 pub use ids::{
     GroupId, IdempotencyKey, NodeId, ProxyId, RegionName, ResourceId, ResourceType, TenantId,
 };
-pub use position::{Generation, Index, Position, Revision, Term, Version};
+pub use position::{Generation, GroupPosition, Index, Position, Revision, Term, Version};

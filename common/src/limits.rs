@@ -165,3 +165,35 @@ pub const MAX_MERGED_FIELDS: usize = 1024;
 pub const MAX_FIELD_STAMPS_BYTES: usize = 256 << 10;
 /// One try of a metastore transaction, before it is tried again, perhaps elsewhere.
 pub const METASTORE_ATTEMPT: Duration = Duration::from_secs(2);
+/// Streams of entries that one coordinator serves; each holds at most two chunks in memory.
+pub const MAX_STREAMS: usize = 128;
+/// After this many bytes of entries a chunk of a stream, or a page of entries, ends; one entry may be
+/// larger.
+pub const STREAM_CHUNK_BYTES: usize = 256 << 10;
+/// How long a chunk may wait for a stream's reader; then the stream is ended, and the reader resumes.
+pub const STREAM_PATIENCE: Duration = Duration::from_secs(10);
+/// At the latest so long after the last event a stream says where it is.
+pub const STREAM_HEARTBEAT: Duration = Duration::from_secs(5);
+/// Records of a log that are looked at for one page: those of other tenants are passed over. The page
+/// says where to go on.
+pub const MAX_ENTRIES_SCAN: usize = 10_000;
+/// Bytes of a log, with what its entries did, that are read for one page: as many as records, or a few
+/// large ones of other tenants.
+pub const MAX_ENTRIES_SCAN_BYTES: usize = 4 << 20;
+/// Pages of entries that one coordinator reads from its disk at once; further ones wait.
+pub const MAX_ENTRY_READS: usize = 8;
+/// Pages of entries that other coordinators ask of one at once, waiting for entries among them; for one more
+/// they go to another member. Each holds a chunk in memory at most.
+pub const MAX_PEER_ENTRY_READS: usize = 256;
+/// Nesting of JSON that is shown as JSON within other JSON: parsers bound it, and a reader must not
+/// stumble over one resource. Deeper content is shown as bytes.
+pub const MAX_SHOWN_DEPTH: usize = 100;
+/// How long the API's answer may stay unread or unacknowledged before its connection is closed: a
+/// stream whose reader is gone frees its place then.
+pub const API_UNREAD_PATIENCE: Duration = Duration::from_secs(30);
+/// The least that a log may be told to keep: it is dropped in parts of 1 MiB.
+pub const MIN_RETENTION_BYTES: u64 = 1_000_000;
+/// The least age at which records may be told to be dropped: followers restart within it.
+pub const MIN_RETENTION_AGE: Duration = Duration::from_secs(60);
+/// Operations of one append: they are checked and applied as one.
+pub const MAX_APPEND_OPERATIONS: usize = 1000;

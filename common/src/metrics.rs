@@ -24,6 +24,11 @@ metrics! {
     WAL_ENTRIES = "maia_wal_entries_total", "Records appended to the logs of this node.";
     WAL_BYTES = "maia_wal_bytes_total", "Bytes appended to the logs of this node.";
     WAL_SIZE_BYTES = "maia_wal_size_bytes", "Bytes that a group's log takes on this node.";
+    WAL_RETENTION_BYTES = "maia_wal_retention_bytes",
+        "Bytes that a group's log may take before its oldest records are dropped.";
+    REPLICATION_STREAMS = "maia_replication_streams", "Streams of entries that are served now.";
+    REPLICATION_STREAMS_ENDED = "maia_replication_streams_ended_total",
+        "Streams of entries ended by this coordinator, by reason.";
     PLACEMENTS = "maia_placements", "Tenants by primary region and mode.";
     GROUPS = "maia_groups", "Placement groups by state.";
     GROUP_TERM = "maia_group_term", "The group's term as this node sees it.";

@@ -3,10 +3,11 @@
 //! disaster recovery. Source: Raft, §5; the design's vocabulary.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::number;
+use crate::ids::{GroupId, number};
 
 number!(
     /// A Raft term: at most one leader each; a placement group's term is the fencing token.
@@ -48,8 +49,61 @@ impl Position {
     }
 }
 
+/// A position together with the group whose log it is in: where a reader of entries stands.
+/// Text form: `group/term/index`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct GroupPosition {
+    /// The group.
+    pub group: GroupId,
+    /// The place in its log.
+    pub at: Position,
+}
+
+/// The text is no position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a position is three numbers: group/term/index")]
+pub struct PositionError;
+
+impl fmt::Display for GroupPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.group, self.at)
+    }
+}
+
+impl FromStr for GroupPosition {
+    type Err = PositionError;
+
+    fn from_str(text: &str) -> Result<Self, PositionError> {
+        let mut parts = text.split('/').map(str::parse::<u64>);
+        let mut next = || parts.next().and_then(Result::ok).ok_or(PositionError);
+        let (group, term, index) = (next()?, next()?, next()?);
+        if parts.next().is_some() {
+            return Err(PositionError);
+        }
+        Ok(Self {
+            group: GroupId::new(group),
+            at: Position::new(Term::new(term), Index::new(index)),
+        })
+    }
+}
+
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.term, self.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_read_as_it_is_written() {
+        let position = "3/2/17".parse::<GroupPosition>().unwrap();
+        assert_eq!((position.group.get(), position.at.index.get()), (3, 17));
+        assert_eq!(position.to_string(), "3/2/17");
+        for bad in ["", "3/2", "3/2/17/1", "3//17", "a/2/3", "-1/2/3", "3/2/17 "] {
+            assert_eq!(bad.parse::<GroupPosition>(), Err(PositionError), "{bad}");
+        }
     }
 }

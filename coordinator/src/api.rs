@@ -3,9 +3,11 @@
 //! read the request, call a service of `shell/`, and write the answer: no decisions here.
 
 mod admin;
+mod append;
 mod auth;
 mod data;
 mod digest;
+mod entries;
 mod extract;
 mod health;
 mod latches;
@@ -17,6 +19,7 @@ mod problem;
 mod proxies;
 mod quarantine;
 mod regions;
+mod replication;
 mod router;
 
 use std::path::PathBuf;
@@ -39,6 +42,7 @@ use crate::shell::placements::Placements;
 use crate::shell::proxies::Proxies;
 use crate::shell::quarantine::QuarantineService;
 use crate::shell::regions::Regions;
+use crate::shell::streams::Streams;
 use crate::shell::vitals::Vitals;
 
 pub use latches::Latches;
@@ -58,6 +62,8 @@ pub struct Parts {
     pub nodes: Nodes,
     /// The built-in origin.
     pub data: DataService,
+    /// Streams of entries.
+    pub streams: Streams,
     /// What this node's logs lost before it was known to be committed.
     pub quarantine: QuarantineService,
     /// For states of groups.

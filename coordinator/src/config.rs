@@ -72,6 +72,17 @@ scopes = ["read", "data", "admin"]
     }
 
     #[test]
+    fn logs_that_keep_nothing_are_refused() {
+        for (key, value) in [("retention_bytes", "0"), ("retention_age", "0s")] {
+            let mut table: toml::Table = GOOD.parse().unwrap();
+            set(&mut table, &format!("replication.{key}"), value);
+            let read = parse(&toml::to_string(&table).unwrap(), "c");
+            let error = read.unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
+    }
+
+    #[test]
     fn timeouts_that_can_not_work_are_refused() {
         let mut table: toml::Table = GOOD.parse().unwrap();
         set(&mut table, "election.heartbeat", "400ms");

@@ -1,6 +1,6 @@
 //! What the end-to-end tests share: [`cluster`] starts the real binaries on loopback,
 //! [`extra`] a coordinator more, [`client`] speaks HTTP to them as any client would, [`wait`]
-//! replaces sleeping, [`load`] writes while something breaks, [`feed_load`] is a thousand proxies,
+//! replaces sleeping, [`events`] reads streams, [`load`] writes while something breaks, [`feed_load`] is a thousand proxies,
 //! [`metrics`] reads what the processes count, [`show`] is what issues must show.
 //!
 //! Nothing here links the product's code but the wire's types: the tests know only what its users know.
@@ -8,6 +8,7 @@
 pub mod client;
 pub mod cluster;
 pub mod curl;
+pub mod events;
 pub mod extra;
 pub mod feed_load;
 pub mod load;
@@ -17,5 +18,6 @@ pub mod wait;
 
 pub use client::{Answer, Client};
 pub use cluster::{Cluster, Options};
+pub use events::Events;
 pub use extra::Extra;
 pub use wait::{wait_until, wait_value};

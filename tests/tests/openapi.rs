@@ -56,6 +56,13 @@ fn drives(region: &str) -> Vec<Drive> {
     let (one, many) = ("/v1/placements/{tenant}", "/v1/placements");
     let (thing, things) = ("/v1/data/{kind}/{id}", "/v1/data/{kind}");
     let (site, sites) = ("/admin/regions/{name}", "/admin/regions");
+    let (log, stream) = ("/v1/replication/entries", "/v1/replication/stream");
+    let append = |operation: &str, id: &str| {
+        json!({
+            "tenant_id": "t", "operation": operation, "resource_type": "logs",
+            "resource_id": id, "data": {"a": 1},
+        })
+    };
     let doc = json!({"a": 1});
     let mars = json!({"public_url": "http://mars.example"});
     let node = json!({
@@ -166,6 +173,54 @@ fn drives(region: &str) -> Vec<Drive> {
             get.clone(),
             "/v1/replication/health",
             "/v1/replication/health",
+            200,
+        ),
+        drive(Method::POST, log, log, 201)
+            .body(&json!([append("update", "1"), append("create", "2")])),
+        drive(Method::POST, log, log, 412).body(&append("create", "2")),
+        drive(Method::POST, log, log, 400).body(&json!([])),
+        drive(
+            get.clone(),
+            log,
+            "/v1/replication/entries?tenant=t&limit=1000",
+            200,
+        ),
+        drive(
+            get.clone(),
+            log,
+            "/v1/replication/entries?tenant=t&after=99/1/1",
+            409,
+        ),
+        drive(get.clone(), log, "/v1/replication/entries?group=0", 400),
+        // A stream of a tenant has no end: see tests/entries.rs.
+        drive(
+            get.clone(),
+            stream,
+            "/v1/replication/stream?tenant=nobody",
+            404,
+        ),
+        drive(
+            get.clone(),
+            "/v1/replication/position",
+            "/v1/replication/position?tenant=t",
+            200,
+        ),
+        drive(
+            get.clone(),
+            "/v1/replication/stats",
+            "/v1/replication/stats",
+            200,
+        ),
+        drive(
+            get.clone(),
+            "/v1/replication/leader",
+            "/v1/replication/leader",
+            200,
+        ),
+        drive(
+            get.clone(),
+            "/v1/replication/followers",
+            "/v1/replication/followers",
             200,
         ),
         drive(get.clone(), "/openapi.json", "/openapi.json", 200),

@@ -20,7 +20,7 @@ use crate::core::keyspace;
 use crate::metastore;
 use crate::raft::{GroupStatus, Role};
 
-fn role_name(role: Role) -> &'static str {
+pub(super) fn role_name(role: Role) -> &'static str {
     match role {
         Role::Leader => "leader",
         Role::Candidate => "candidate",
@@ -31,7 +31,7 @@ fn role_name(role: Role) -> &'static str {
 
 /// The leader with the highest term: of what was announced or hinted, and what this node's own
 /// instance of the group knows.
-fn newest_leader(
+pub(super) fn newest_leader(
     state: &ClusterState,
     group: GroupId,
     status: Option<&GroupStatus>,

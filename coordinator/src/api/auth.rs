@@ -85,6 +85,15 @@ pub async fn demand(
     }
 }
 
+/// Lets through who has the scope `data` by a token of its own, also where resources are served without.
+pub async fn demand_named(State(api): State<Api>, request: Request, next: Next) -> Response {
+    if request.headers().contains_key(header::AUTHORIZATION) {
+        return demand(State((api, Scope::Data)), request, next).await;
+    }
+    let text = "a bearer token is needed: Authorization: Bearer …";
+    ApiError::new(ErrorCode::Unauthenticated, text).into_response()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,8 @@ use maia_common::ids::{ResourceId, ResourceType, TenantId};
 use maia_common::limits;
 use maia_common::wire::record as wire;
 use maia_common::wire::record::data_operation::What;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use utoipa::IntoParams;
 
 use super::extract::Checked;
@@ -21,6 +22,7 @@ use super::placements::{idempotency_key, page_limit};
 use super::problem::ApiError;
 use super::{Api, deadline};
 use crate::core::data::{etag, parse_etag};
+use crate::core::entries::content;
 use crate::core::record::Idempotency;
 use crate::shell::data::{Resource, WriteRequest, Written};
 
@@ -180,7 +182,7 @@ async fn write(api: &Api, headers: &HeaderMap, asked: Asked) -> Result<Written, 
     Ok(api.parts.data.write(request, deadline()).await?)
 }
 
-fn body(body: Body) -> Result<Bytes, ApiError> {
+pub(super) fn body(body: Body) -> Result<Bytes, ApiError> {
     body.map_err(|rejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             let text = format!(
@@ -388,25 +390,36 @@ pub async fn list(
     let prefix = page.prefix.unwrap_or_default();
     let of = (group, &tenant, &kind);
     let page = api.parts.data.list(of, &prefix, after.as_ref(), limit)?;
-    let items: Vec<serde_json::Value> = page.items.iter().map(|(id, r)| item(id, r)).collect();
-    Ok(Json(serde_json::json!({ "items": items, "next": page.next })).into_response())
+    let items: Vec<Item<'_>> = page.items.iter().map(|(id, r)| item(id, r)).collect();
+    let next = page.next;
+    Ok(Json(List { items, next }).into_response())
 }
 
-/// A resource within a list: JSON as it is, all else in base64.
-fn item(id: &ResourceId, resource: &Resource) -> serde_json::Value {
-    use base64::Engine as _;
-    let mut item = serde_json::json!({
-        "id": id,
-        "etag": etag(resource.version.as_ref()),
-        "content_type": resource.content_type,
-    });
-    let is_json = resource.content_type.starts_with("application/json");
-    match serde_json::from_slice::<serde_json::Value>(&resource.data) {
-        Ok(json) if is_json => item["data"] = json,
-        _ => {
-            let text = base64::engine::general_purpose::STANDARD.encode(&resource.data);
-            item["data_base64"] = text.into();
-        }
+#[derive(Serialize)]
+struct List<'a> {
+    items: Vec<Item<'a>>,
+    next: Option<ResourceId>,
+}
+
+/// A resource within a list; its JSON is as it was written.
+#[derive(Serialize)]
+struct Item<'a> {
+    id: &'a ResourceId,
+    etag: String,
+    content_type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_base64: Option<String>,
+}
+
+fn item<'a>(id: &'a ResourceId, resource: &'a Resource) -> Item<'a> {
+    let (data, data_base64) = content(&resource.content_type, &resource.data);
+    Item {
+        id,
+        etag: etag(resource.version.as_ref()),
+        content_type: &resource.content_type,
+        data,
+        data_base64,
     }
-    item
 }

@@ -21,9 +21,9 @@ use crate::shell::vitals::Vitals;
 const MAX_LAG: Duration = Duration::from_secs(30);
 
 /// What this node sees of one group.
-struct Seen {
-    group: GroupId,
-    status: GroupStatus,
+pub(super) struct Seen {
+    pub(super) group: GroupId,
+    pub(super) status: GroupStatus,
 }
 
 impl Seen {
@@ -67,7 +67,7 @@ fn follower(
     }))
 }
 
-fn followers(seen: &[Seen], state: &ClusterState, api: &Api) -> Vec<Value> {
+pub(super) fn followers(seen: &[Seen], state: &ClusterState, api: &Api) -> Vec<Value> {
     let vitals = api.parts.vitals.load();
     let silence = api.parts.replica_silence;
     let others = state
@@ -77,6 +77,31 @@ fn followers(seen: &[Seen], state: &ClusterState, api: &Api) -> Vec<Value> {
     others
         .filter_map(|node| follower(seen, node.id, node.region.as_str(), &vitals, silence))
         .collect()
+}
+
+/// All groups that were started here.
+pub(super) fn seen(api: &Api) -> Vec<Seen> {
+    let engine = &api.parts.engine;
+    let groups = engine.group_ids().into_iter();
+    let seen = groups.filter_map(|group| {
+        Some(Seen {
+            group,
+            status: engine.status(group)?,
+        })
+    });
+    seen.collect()
+}
+
+/// This node's log, over all groups.
+pub(super) fn wal(api: &Api) -> Value {
+    let (vitals, size_bytes) = (api.parts.vitals.load(), log_bytes(&api.parts.log_dir));
+    json!({
+        "position": api.parts.engine.log_stats().appends,
+        "size": human_bytes(size_bytes),
+        "size_bytes": size_bytes,
+        "entries_per_s": vitals.entries_per_s,
+        "bytes_per_s": vitals.bytes_per_s,
+    })
 }
 
 fn group(seen: &Seen) -> Value {
@@ -168,18 +193,8 @@ fn human_bytes(bytes: u64) -> String {
 )]
 pub async fn health(State(api): State<Api>) -> Response {
     let (me, region) = &api.parts.me;
-    let engine = &api.parts.engine;
     let state = api.parts.cluster.state();
-    let seen: Vec<Seen> = engine
-        .group_ids()
-        .into_iter()
-        .filter_map(|group| {
-            Some(Seen {
-                group,
-                status: engine.status(group)?,
-            })
-        })
-        .collect();
+    let seen = seen(&api);
     let followers = followers(&seen, &state, &api);
     let leaderless = leaderless(&seen, api.parts.replica_silence);
     let Diagnosis { reasons, unhealthy } = diagnose(&seen, &leaderless, &followers);
@@ -205,20 +220,13 @@ pub async fn health(State(api): State<Api>) -> Response {
         (false, true) => "healthy",
     };
     let leads = seen.iter().any(|s| s.group.is_metastore() && s.leads());
-    let (vitals, size_bytes) = (api.parts.vitals.load(), log_bytes(&api.parts.log_dir));
     let body = json!({
         "status": status,
         "reasons": reasons,
         "role": if leads { "leader" } else { "follower" },
         "region": region,
         "node": me,
-        "wal": {
-            "position": engine.log_stats().appends,
-            "size": human_bytes(size_bytes),
-            "size_bytes": size_bytes,
-            "entries_per_s": vitals.entries_per_s,
-            "bytes_per_s": vitals.bytes_per_s,
-        },
+        "wal": wal(&api),
         "followers": followers,
         "groups": seen.iter().map(group).collect::<Vec<_>>(),
         "leaderless": leaderless,

@@ -9,6 +9,7 @@ use maia_common::metrics::Metric;
 use super::Api;
 use crate::feed::{CutOff, Hub, PUSH_BUCKETS_US};
 use crate::raft::{FSYNC_BUCKETS_US, LogStats, Role};
+use crate::shell::streams::EndedBy;
 
 /// Prometheus text under construction.
 #[derive(Default)]
@@ -153,6 +154,29 @@ fn groups(text: &mut Text, api: &Api) {
     }
 }
 
+fn logs(text: &mut Text, api: &Api) {
+    let engine = &api.parts.engine;
+    text.head(names::WAL_SIZE_BYTES, "gauge");
+    for group in engine.group_ids() {
+        let labels = format!("group=\"{group}\"");
+        let size = engine.log_size_bytes(group);
+        text.sample(names::WAL_SIZE_BYTES.name, &labels, size);
+    }
+    let retention = engine.retention_bytes();
+    text.single(names::WAL_RETENTION_BYTES, "gauge", retention);
+    let streams = &api.parts.streams;
+    text.single(names::REPLICATION_STREAMS, "gauge", streams.count());
+    text.head(names::REPLICATION_STREAMS_ENDED, "counter");
+    for by in EndedBy::ALL {
+        let label = format!("reason=\"{}\"", by.as_str());
+        text.sample(
+            names::REPLICATION_STREAMS_ENDED.name,
+            &label,
+            streams.ended(by),
+        );
+    }
+}
+
 /// All metrics of this node.
 #[utoipa::path(
     get,
@@ -164,6 +188,7 @@ fn groups(text: &mut Text, api: &Api) {
 pub async fn metrics(State(api): State<Api>) -> Response {
     let mut text = Text::default();
     wal(&mut text, &api.parts.engine.log_stats());
+    logs(&mut text, &api);
     groups(&mut text, &api);
     quarantine(&mut text, &api);
     violations(&mut text, &api);

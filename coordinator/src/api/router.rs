@@ -17,8 +17,8 @@ use utoipa_axum::routes;
 use super::openapi::{self, shapes};
 use super::problem::ApiError;
 use super::{
-    Api, admin, auth, data, digest, health, metrics, nodes, placements, proxies, quarantine,
-    regions,
+    Api, admin, auth, data, digest, entries, health, metrics, nodes, placements, proxies,
+    quarantine, regions, replication,
 };
 use crate::config::Scope;
 
@@ -43,6 +43,10 @@ fn routes(api: &Api) -> OpenApiRouter<Api> {
         .merge(changes().route_layer(demand(Scope::Admin)))
         .merge(loads().route_layer(demand(Scope::Admin)))
         .merge(resources().route_layer(demand(Scope::Data)))
+        .merge(followers().route_layer(middleware::from_fn_with_state(
+            api.clone(),
+            auth::demand_named,
+        )))
         .layer(middleware::from_fn_with_state(api.clone(), gate));
     guarded.merge(open())
 }
@@ -58,6 +62,10 @@ fn reads() -> OpenApiRouter<Api> {
         .routes(routes!(nodes::list))
         .routes(routes!(proxies::list))
         .routes(routes!(admin::events))
+        .routes(routes!(replication::position))
+        .routes(routes!(replication::stats))
+        .routes(routes!(replication::leader))
+        .routes(routes!(replication::list_followers))
         .routes(routes!(quarantine::list))
         .routes(routes!(openapi::serve))
 }
@@ -89,6 +97,14 @@ fn resources() -> OpenApiRouter<Api> {
         .layer(DefaultBodyLimit::max(limits::MAX_RESOURCE_BYTES))
 }
 
+/// Never without a token: an entry's tenant is named in the request, not by the proxy.
+fn followers() -> OpenApiRouter<Api> {
+    OpenApiRouter::default()
+        .routes(routes!(entries::list, entries::append))
+        .routes(routes!(entries::stream))
+        .layer(DefaultBodyLimit::max(limits::MAX_RESOURCE_BYTES))
+}
+
 /// For everyone, and past the gate: a node that is busy or stopping says so here.
 fn open() -> OpenApiRouter<Api> {
     OpenApiRouter::default()
@@ -105,6 +121,7 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
         .merge(changes())
         .merge(loads())
         .merge(resources())
+        .merge(followers())
         .merge(open())
         .into_openapi()
 }

@@ -221,8 +221,14 @@ impl Default for Failover {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Replication {
-    /// Records that a group's log keeps behind its snapshot, for followers that catch up.
-    pub retention_records: u64,
+    /// So many bytes of each group's log are kept at most, about, for followers that catch up and for
+    /// streams of entries; twice as much while a follower that answers lacks some of it. Less where all
+    /// logs together would have more than a quarter of the disk, and an eighth while less than twice
+    /// `min_free_bytes` is free.
+    pub retention_bytes: u64,
+    /// Nothing older is kept; in a log of less than a quarter of `retention_bytes` nothing twice as old.
+    #[serde(with = "maia_common::duration::text")]
+    pub retention_age: Duration,
     /// Below this much free disk no write is accepted.
     pub min_free_bytes: u64,
 }
@@ -230,7 +236,8 @@ pub struct Replication {
 impl Default for Replication {
     fn default() -> Self {
         Self {
-            retention_records: 100_000,
+            retention_bytes: 256 << 20,
+            retention_age: Duration::from_secs(24 * 3600),
             min_free_bytes: 64 << 20,
         }
     }
@@ -292,6 +299,14 @@ impl Config {
         demand(
             self.groups.collect_after >= election.timeout_max,
             "groups.collect_after: must be at least election.timeout_max, so that a new group elects first",
+        );
+        demand(
+            self.replication.retention_bytes >= maia_common::limits::MIN_RETENTION_BYTES,
+            "replication.retention_bytes: must be at least 1000000",
+        );
+        demand(
+            self.replication.retention_age >= maia_common::limits::MIN_RETENTION_AGE,
+            "replication.retention_age: must be at least 1m",
         );
         demand(
             self.bootstrap.regions.len() <= maia_common::limits::MAX_REGIONS,

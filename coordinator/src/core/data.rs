@@ -30,11 +30,13 @@ mod seal;
 mod slot;
 mod stamps;
 mod tombstones;
+mod trace;
 
 pub use apply::{DATA_VERSION, apply, decode_outcome, decode_resource};
 pub use etag::{etag, parse_etag};
 pub use keys::{resource_id_of, resource_key, type_prefix};
 pub use seal::is_open;
+pub use trace::{decode_trace, trace, trace_of_nothing};
 
 #[cfg(test)]
 #[path = "data_test.rs"]

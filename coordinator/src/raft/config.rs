@@ -6,6 +6,7 @@ use std::time::Duration;
 use maia_common::NodeId;
 
 pub use super::db::DbMemory;
+use crate::core::retention::Retention;
 
 /// What an engine is opened with. The times must be equal on all nodes of a cluster: lease reads
 /// and vote silence derive from `election_max`.
@@ -28,6 +29,9 @@ pub struct EngineConfig {
     pub disk_watermark_bytes: u64,
     /// When to take snapshots, and what to keep of the log.
     pub snapshots: SnapshotRules,
+    /// How much of a log is kept, and how long; none: openraft's own rule by number of entries, as
+    /// tests of snapshots want it.
+    pub retention: Option<Retention>,
     /// Proposals of one group in flight; further ones are refused as overload (I12).
     pub max_in_flight_proposals: u32,
     /// Entries kept in memory per group, for replication and apply to read again.
@@ -76,6 +80,7 @@ impl EngineConfig {
                 entries_since_last: 50_000,
                 entries_to_keep: 10_000,
             },
+            retention: None,
             max_in_flight_proposals: 4096,
             tail_bytes: 8 << 20,
             memory: DbMemory::default(),
@@ -95,10 +100,14 @@ impl EngineConfig {
             max_payload_entries: 1024,
             api_channel_size: Some(8192),
             notification_channel_size: Some(8192),
-            snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(
-                self.snapshots.entries_since_last,
-            ),
-            max_in_snapshot_log_to_keep: self.snapshots.entries_to_keep,
+            snapshot_policy: match self.retention {
+                Some(_) => openraft::SnapshotPolicy::Never,
+                None => openraft::SnapshotPolicy::LogsSinceLast(self.snapshots.entries_since_last),
+            },
+            max_in_snapshot_log_to_keep: match self.retention {
+                Some(_) => u64::MAX,
+                None => self.snapshots.entries_to_keep,
+            },
             purge_batch_size: 256.min(self.snapshots.entries_since_last.max(1)),
             replication_lag_threshold: self.snapshots.entries_since_last.saturating_mul(4),
             install_snapshot_timeout: 600_000,

@@ -18,12 +18,13 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use maia_common::limits::MAX_ENTRY_READS;
 use maia_common::runtime::{Gate, Tasks};
 use maia_common::{GroupId, NodeId};
 use openraft::errors::{InitializeError, RaftError};
 use rocksdb::{Cache, DB};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::config::EngineConfig;
 use super::counters::{Counters, LogStats};
@@ -40,6 +41,7 @@ use super::log::store::{GroupLog, SharedTail};
 use super::log::tail::Tail;
 use super::log::work::InstanceId;
 use super::quarantine::Quarantine;
+use super::retention::Keeper;
 use super::runtimes::Runtimes;
 use super::snapshot::SnapshotStore;
 use super::starts;
@@ -71,6 +73,8 @@ pub struct Engine {
     starting: tokio::sync::Mutex<()>,
     /// Digests of state are computed one at a time.
     pub(super) digesting: Arc<tokio::sync::Mutex<()>>,
+    /// So many readers of entries at once.
+    pub(super) reading: Arc<Semaphore>,
     control: Handle,
     pub(super) runtimes: Mutex<Option<Runtimes>>,
 }
@@ -136,6 +140,7 @@ impl Engine {
             tasks: Tasks::new(),
             starting: tokio::sync::Mutex::default(),
             digesting: Arc::default(),
+            reading: Arc::new(Semaphore::new(MAX_ENTRY_READS)),
             control: runtimes.control(),
             runtimes: Mutex::new(Some(runtimes)),
             disk: Arc::clone(&disk),
@@ -145,6 +150,18 @@ impl Engine {
         engine
             .tasks
             .spawn_until_stop("disk-watch", async move { disk.watch().await });
+        if let Some(kept) = engine.config.retention {
+            let keeper = Keeper {
+                groups: Arc::clone(&engine.groups),
+                snapshots: Arc::clone(&engine.snapshots),
+                disk: Arc::clone(&engine.disk),
+                raft_db: Arc::clone(&engine.raft_db),
+                state_db: Arc::clone(&engine.state.db),
+                kept,
+                silence: engine.config.election_max * 2,
+            };
+            engine.tasks.spawn_until_stop("retention", keeper.run());
+        }
         Ok(Arc::clone(&engine))
     }
 
@@ -243,12 +260,15 @@ impl Engine {
             Arc::clone(&self.counters),
             Arc::clone(&self.disk),
         );
-        let machine = machine.await?;
+        let mut machine = machine.await?;
         let (applied, _) = self.state.applied(group)?;
-        let tail = recovery::load_tail(&self.raft_db, group, applied, self.config.tail_bytes)?;
+        let mut tail = recovery::load_tail(&self.raft_db, group, applied, self.config.tail_bytes)?;
+        tail.ledger
+            .weigh_traces(|range| self.state.trace_bytes(group, range));
         let has_voted = tail.vote.is_some();
         let log = self.log_of(group, instance, tail);
         let tail = log.tail.clone();
+        machine.tail = Some(tail.clone());
         let failed = |reason: String| Stop {
             reason,
             damaged: tail.lock().damaged,
@@ -413,6 +433,19 @@ impl Engine {
     #[must_use]
     pub fn log_stats(&self) -> LogStats {
         self.counters.read()
+    }
+
+    /// Bytes of a group's log, about.
+    #[must_use]
+    pub fn log_size_bytes(&self, group: GroupId) -> u64 {
+        let running = self.groups.running(group);
+        running.map_or(0, |group| group.tail.lock().ledger.bytes())
+    }
+
+    /// How many bytes a group's log may take, about; 0: it is kept by another rule.
+    #[must_use]
+    pub fn retention_bytes(&self) -> u64 {
+        self.config.retention.map_or(0, |kept| kept.bytes)
     }
 
     /// Free bytes on the node's disk when last looked at.

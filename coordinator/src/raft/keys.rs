@@ -23,6 +23,11 @@ pub(crate) const APPLIED_MARK: &[u8] = &[ENGINE_MARK, b'a'];
 /// Suffix in `marks` that stands while a snapshot is being installed in pieces.
 pub(crate) const INSTALLING_MARK: &[u8] = &[ENGINE_MARK, b'i'];
 
+/// Prefix in `marks` of what entries did where their records alone don't tell; the index, u64 BE, follows.
+pub(crate) const TRACE_MARK: &[u8] = &[ENGINE_MARK, b't'];
+/// Suffix in `marks` of the last position that came with a snapshot, not entry by entry; empty: none did.
+pub(crate) const INSTALLED_MARK: &[u8] = &[ENGINE_MARK, b's'];
+
 /// What the `hard_state` family keeps of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HardState {
@@ -59,6 +64,19 @@ pub(crate) fn log_key(group: GroupId, index: u64) -> [u8; 16] {
     key[..8].copy_from_slice(&group.get().to_be_bytes());
     key[8..].copy_from_slice(&index.to_be_bytes());
     key
+}
+
+/// The key of the trace of the entry with this index.
+pub(crate) fn trace_key(group: GroupId, index: u64) -> Vec<u8> {
+    let mut key = group_key(group, TRACE_MARK);
+    key.extend_from_slice(&index.to_be_bytes());
+    key
+}
+
+/// The index in the key of a trace.
+pub(crate) fn index_of_trace_key(key: &[u8]) -> Option<u64> {
+    key.last_chunk::<8>()
+        .map(|bytes| u64::from_be_bytes(*bytes))
 }
 
 /// The index in a log key.

@@ -54,7 +54,7 @@ impl Engine {
                 size_bytes: record.body.len(),
             });
         }
-        if self.disk.room() != DiskRoom::Enough {
+        if self.disk.room() <= DiskRoom::Low {
             return Err(ProposeError::DiskFull);
         }
         let _pass = group.gate.enter().map_err(|_| ProposeError::Overloaded)?;

@@ -83,8 +83,21 @@ impl Applier for RecordApplier {
                 | RecordKind::Unseal
                 | RecordKind::Reconcile,
                 false,
-            ) => Ok(Outcome(data::apply(group, position, record, view, out)?)),
-            _ => Ok(misplaced(record.kind)),
+            ) => {
+                let mut own = Mutations::default();
+                let outcome = data::apply(group, position, record, view, &mut own)?;
+                if let Some(trace) = data::trace(record, &own) {
+                    out.trace(trace);
+                }
+                out.append(own);
+                Ok(Outcome(outcome))
+            }
+            _ => {
+                if !group.is_metastore() {
+                    out.trace(data::trace_of_nothing());
+                }
+                Ok(misplaced(record.kind))
+            }
         }
     }
 

@@ -9,6 +9,7 @@
 //! data followers), I8 (a retry inside this module is made only with an idempotency key, or when
 //! nothing was proposed), I10 (no placement, no write).
 
+mod entries;
 mod propose;
 mod read;
 mod reconcile;
@@ -32,6 +33,8 @@ use crate::core::keyspace;
 use crate::core::record::{Hlc, Idempotency, Record, RecordFields, RecordKind};
 use crate::metastore::{self, Metastore};
 use crate::raft::Engine;
+
+pub use entries::{EntriesPage, EntriesQuery, Followed, Reach};
 
 /// How long to ask the metastore's leader about a placement that is not known here.
 const PLACEMENT_PATIENCE: Duration = Duration::from_secs(1);

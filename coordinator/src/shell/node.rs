@@ -14,10 +14,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use maia_common::cluster_key::{ClusterKey, ClusterKeyError};
 use maia_common::ids::{GroupId, NodeId};
+use maia_common::limits::API_UNREAD_PATIENCE;
 use maia_common::position::Revision;
 use maia_common::runtime::Tasks;
 use maia_common::wire::peer::peer_server::PeerServer;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::TcpIncoming;
@@ -30,10 +32,12 @@ use super::controller::Controller;
 use super::data::{DataParts, DataService};
 use super::deletions::Deletions;
 use super::digests::Digests;
+use super::entries_service::EntriesService;
 use super::groups::{GroupLoop, GroupParts};
 use super::identity::{self, FolderLock, Identity, IdentityError};
 use super::members_only::MembersOnly;
 use super::nodes::Nodes;
+use super::patience;
 use super::peer_service::PeerService;
 use super::peers::{Directory, Peers};
 use super::placements::Placements;
@@ -41,15 +45,15 @@ use super::proxies::{Proxies, ProxiesParts};
 use super::quarantine::{QuarantineParts, QuarantineService};
 use super::regions::Regions;
 use super::standing::Standing;
+use super::streams::Streams;
 use super::vitals::{self, Vitals};
 use crate::api::{self, Api};
 use crate::config::Config;
 use crate::core::group_life::Moves;
+use crate::core::retention::Retention;
 use crate::feed::{FeedParts, FeedServer, FeedService, Hub};
 use crate::metastore::{Metastore, RaftMetastore};
-use crate::raft::{
-    Engine, EngineConfig, EngineOpenError, GroupError, SnapshotRules, StateError, raft_service,
-};
+use crate::raft::{Engine, EngineConfig, EngineOpenError, GroupError, StateError, raft_service};
 
 /// How long each part may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -147,6 +151,7 @@ impl Node {
             store: Arc::clone(&parts.store),
             cluster: parts.cluster.clone(),
             data: data.clone(),
+            entries: EntriesService::new(data.clone(), parts.tasks.clone(), Handle::current()),
             hub: Arc::clone(&parts.hub),
         };
         let placements = Placements::new(
@@ -412,6 +417,7 @@ impl Parts {
             placements,
             regions,
             nodes,
+            streams: Streams::new(data.clone(), self.tasks.clone()),
             data,
             quarantine,
             engine: Arc::clone(&self.engine),
@@ -427,6 +433,9 @@ impl Parts {
 
     fn serve_api(&self, api: Api, listener: TcpListener) {
         let stop = self.tasks.stop().clone();
+        if let Err(error) = patience::bound(&listener, API_UNREAD_PATIENCE) {
+            tracing::error!(%error, "readers that are gone can't be told by the api listener");
+        }
         self.tasks.spawn("api listener", async move {
             let serve = axum::serve(listener, api::router(api));
             let ended = serve.with_graceful_shutdown(stop.cancelled_owned()).await;
@@ -439,16 +448,15 @@ impl Parts {
 
 fn engine_config(config: &Config) -> EngineConfig {
     let election = config.election();
-    let retained = config.replication.retention_records;
     EngineConfig {
         heartbeat: election.heartbeat,
         election_min: election.timeout_min,
         election_max: election.timeout_max,
         disk_watermark_bytes: config.replication.min_free_bytes,
-        snapshots: SnapshotRules {
-            entries_since_last: (retained / 2).max(1),
-            entries_to_keep: retained / 2,
-        },
+        retention: Some(Retention {
+            bytes: config.replication.retention_bytes,
+            age_ms: u64::try_from(config.replication.retention_age.as_millis()).unwrap_or(u64::MAX),
+        }),
         ..EngineConfig::new(config.node.id, &config.dir)
     }
 }

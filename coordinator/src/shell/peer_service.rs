@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 use super::clock::unix_us;
 use super::cluster::{Cluster, Hint};
 use super::data::DataService;
+use super::entries_service::EntriesService;
 use super::identity::Identity;
 use super::peers::PeerError;
 use crate::core::keyspace;
@@ -36,6 +37,8 @@ pub struct PeerService {
     pub cluster: Cluster,
     /// Its data service.
     pub data: DataService,
+    /// What reads entries for others.
+    pub entries: EntriesService,
     /// Its feed.
     pub hub: Arc<Hub>,
 }
@@ -184,6 +187,18 @@ impl wire::peer_server::Peer for PeerService {
                 ..wire::ReadIndexReply::default()
             },
         };
+        Ok(Response::new(reply))
+    }
+
+    async fn entries(
+        &self,
+        request: Request<wire::EntriesRequest>,
+    ) -> Result<Response<wire::EntriesReply>, Status> {
+        let read = self.entries.read(request.into_inner()).await;
+        let reply = read.unwrap_or_else(|refusal| wire::EntriesReply {
+            refusal: Some(refuse(refusal.code, refusal.detail)),
+            ..wire::EntriesReply::default()
+        });
         Ok(Response::new(reply))
     }
 

@@ -253,6 +253,22 @@ impl Peers {
         call(deadline, client.identify(request)).await
     }
 
+    /// Reads committed entries of a group from a node that has its data.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn entries(
+        &self,
+        node: NodeId,
+        request: wire::EntriesRequest,
+        deadline: Instant,
+    ) -> Result<wire::EntriesReply, PeerError> {
+        let mut client = self.client(node)?;
+        let mut reply = call(deadline, client.entries(request)).await?;
+        refusal(reply.refusal.take())?;
+        Ok(reply)
+    }
+
     /// Asks which proxies are on a node's feed now.
     ///
     /// # Errors

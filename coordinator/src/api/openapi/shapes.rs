@@ -7,11 +7,13 @@
 
 mod cluster;
 mod quarantine;
+mod replication;
 
 use utoipa::{IntoParams, ToSchema};
 
 pub use cluster::*;
 pub use quarantine::*;
+pub use replication::*;
 
 /// A problem document (RFC 9457).
 #[derive(ToSchema)]

@@ -13,6 +13,7 @@
 
 pub(crate) mod flusher;
 mod leaving;
+pub(crate) mod ledger;
 pub(crate) mod reader;
 pub(crate) mod recovery;
 mod salvage;

@@ -29,6 +29,8 @@ pub(crate) struct LogReader {
     group: GroupId,
     tail: SharedTail,
     db: Arc<DB>,
+    /// Whether Raft itself reads: then what can't be read ends the group, else only the reader's work.
+    is_rafts: bool,
 }
 
 impl LogReader {
@@ -37,11 +39,22 @@ impl LogReader {
             group: log.group,
             tail: log.tail.clone(),
             db: Arc::clone(&log.db),
+            is_rafts: true,
+        }
+    }
+
+    /// A reader of a running group's log for others than Raft.
+    pub(crate) fn over(group: GroupId, tail: SharedTail, db: Arc<DB>) -> Self {
+        Self {
+            group,
+            tail,
+            db,
+            is_rafts: false,
         }
     }
 
     /// Entries `[start, end)` as far as the log has them, up to about `max_bytes`.
-    pub(super) async fn read(
+    pub(crate) async fn read(
         &self,
         start: u64,
         end: u64,
@@ -121,7 +134,7 @@ impl LogReader {
         {
             return io_error(error.clone());
         }
-        self.tail.lock().damaged = true;
+        self.tail.lock().damaged |= self.is_rafts;
         io::Error::new(
             io::ErrorKind::InvalidData,
             format!(

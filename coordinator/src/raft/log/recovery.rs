@@ -12,7 +12,12 @@ use super::super::codec;
 use super::super::db::{CF_HARD_STATE, CF_LOG, family, io_error};
 use super::super::keys::{HardState, group_range, hard_key, index_of_log_key, log_key};
 use super::super::types::{RaftLogId, next_index, term_of};
-use super::tail::{EntryReadError, Tail};
+use super::ledger::Ledger;
+use super::tail::{EntryReadError, Tail, written_ms};
+use crate::core::retention::Part;
+
+/// Into so many parts a log that was found is taken: as exactly it is dropped again.
+const FOUND_PARTS: u64 = 32;
 
 /// Whether this node has left the group.
 pub(crate) fn has_left(db: &DB, group: GroupId) -> io::Result<bool> {
@@ -73,6 +78,8 @@ pub(crate) fn load_tail(
             return Err(damaged(&format!("log record at index {index}"), &error));
         }
     }
+    let last = next_index(tail.last.as_ref());
+    tail.ledger = Ledger::found(found_parts(db, group, tail.first, last));
     // The committed id is written without sync of its own: it never leads the log.
     tail.committed = tail.committed.min(tail.last);
     Ok(tail)
@@ -103,6 +110,31 @@ fn check(db: &DB, group: GroupId, after: Option<RaftLogId>) -> Result<(), (u64, 
         (index, before) = (index + 1, term);
     }
     Ok(())
+}
+
+/// What the entries `[start, end)` weigh on disk, about, and when they were written. Those that can't be
+/// read count with those after them.
+fn found_parts(db: &DB, group: GroupId, start: u64, end: u64) -> Vec<Part> {
+    let step = end.saturating_sub(start).div_ceil(FOUND_PARTS).max(1);
+    let mut parts = Vec::new();
+    let mut from = start;
+    while from < end {
+        let to = end.min(from + step);
+        let keys = (log_key(group, from), log_key(group, to));
+        let range = rocksdb::Range::new(&keys.0, &keys.1);
+        let bytes = db.get_approximate_sizes_cf(family(db, CF_LOG), &[range]);
+        let newest = db.get_cf(family(db, CF_LOG), log_key(group, to - 1));
+        let newest = newest.ok().flatten();
+        let newest = newest.and_then(|bytes| codec::decode_entry(bytes.into()).ok());
+        let before = parts.last().map_or(0, |part: &Part| part.newest_ms);
+        parts.push(Part {
+            last: to - 1,
+            bytes: bytes.first().copied().unwrap_or(0),
+            newest_ms: newest.as_ref().and_then(written_ms).unwrap_or(before),
+        });
+        from = to;
+    }
+    parts
 }
 
 fn read_hard(db: &DB, group: GroupId, kind: HardState) -> io::Result<Option<Bytes>> {

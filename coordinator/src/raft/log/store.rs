@@ -192,6 +192,9 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
             rows,
             done,
         })
-        .await
+        .await?;
+        // Last: an entry that a crash leaves in the log must find its trace. Traces that a crash leaves go
+        // with the next purge. Who reads entries looks at the tail again at the end.
+        self.state.drop_traces(self.group, upto.index())
     }
 }

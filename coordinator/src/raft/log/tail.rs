@@ -6,8 +6,10 @@ use std::collections::{BTreeSet, VecDeque};
 
 use super::super::codec::{self, CodecError};
 use super::super::types::{RaftEntry, RaftLogId, RaftVote, next_index};
+use super::ledger::Ledger;
 use bytes::Bytes;
 use maia_common::Position;
+use openraft::EntryPayload;
 
 /// What is kept in memory of one entry.
 #[derive(Debug, Clone)]
@@ -29,6 +31,8 @@ pub(crate) struct Tail {
     pub(crate) first: u64,
     /// Whether the disk gave back something else than what was written: a restart is of no use.
     pub(crate) damaged: bool,
+    /// What the log's parts weigh, and how old they are.
+    pub(crate) ledger: Ledger,
     /// Records above the committed one that a client was told are safe.
     acknowledged: BTreeSet<Position>,
     kept: VecDeque<Kept>,
@@ -58,6 +62,7 @@ impl Tail {
             last: None,
             first: 0,
             damaged: false,
+            ledger: Ledger::default(),
             acknowledged: BTreeSet::new(),
             kept: VecDeque::new(),
             kept_bytes: 0,
@@ -111,6 +116,8 @@ impl Tail {
             }
             self.last = Some(entry.log_id);
             self.kept_bytes += bytes.len();
+            self.ledger
+                .add(entry.log_id.index(), bytes.len() as u64, written_ms(&entry));
             encoded.push(EncodedEntry {
                 index: entry.log_id.index(),
                 bytes: bytes.clone(),
@@ -138,6 +145,7 @@ impl Tail {
 
     /// Forgets entries with an index of at least `from`; `last` is the one before them.
     pub(crate) fn truncate(&mut self, from: u64, last: Option<RaftLogId>) {
+        self.ledger.truncate(from);
         while self
             .kept
             .back()
@@ -154,6 +162,7 @@ impl Tail {
 
     /// Forgets entries up to `upto`.
     pub(crate) fn purge(&mut self, upto: RaftLogId) {
+        self.ledger.purge(upto.index());
         while self
             .kept
             .front()
@@ -209,6 +218,14 @@ impl Tail {
     }
 }
 
+/// When the entry's record was made, if it has one.
+pub(super) fn written_ms(entry: &RaftEntry) -> Option<u64> {
+    match &entry.payload {
+        EntryPayload::Normal(record) => Some(record.hlc.physical_ms()),
+        EntryPayload::Blank | EntryPayload::Membership(_) => None,
+    }
+}
+
 /// Why an entry could not be read from disk: rot, or a hole.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EntryReadError {
@@ -226,8 +243,6 @@ pub(crate) enum EntryReadError {
 
 #[cfg(test)]
 mod tests {
-    use openraft::EntryPayload;
-
     use super::super::super::types::log_id;
     use super::*;
 

@@ -73,6 +73,7 @@ pub(crate) fn install_blocking(
         meta.last_log_id.as_ref(),
         &meta.last_membership,
     );
+    state.put_installed(&mut batch, group, meta.last_log_id.as_ref());
     if pieces {
         state.put_installing(&mut batch, group, false);
     }

@@ -5,6 +5,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use maia_common::{GroupId, Position};
 
 use super::super::db::StateCf;
@@ -54,6 +55,7 @@ pub trait StateView {
 pub struct Mutations {
     pub(crate) writes: Vec<Write>,
     pub(crate) effects: Vec<Effect>,
+    pub(crate) trace: Option<Bytes>,
 }
 
 /// One change of one key.
@@ -87,6 +89,12 @@ impl Mutations {
     /// Something to be given to [`Applier::applied`] once the change is visible.
     pub fn effect<E: Any + Send + Sync>(&mut self, effect: E) {
         self.effects.push(Arc::new(effect));
+    }
+
+    /// What the record did, where the record alone does not tell: kept beside the log on this node, for as
+    /// long as the entry is. No part of the state.
+    pub fn trace(&mut self, trace: Bytes) {
+        self.trace = Some(trace);
     }
 
     /// Takes over what another record part changed, behind what is here.

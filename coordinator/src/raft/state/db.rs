@@ -1,17 +1,21 @@
 //! The `state/` database with what the engine itself keeps in it: a group's applied position and
-//! membership, in the same batch as the data that they describe. Nothing here is synced by a
+//! membership, and what entries did (traces), in the same batch as the data that they describe. Nothing here is synced by a
 //! write; [`StateDb::sync`] is called before a log is purged.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use maia_common::GroupId;
-use rocksdb::{DB, WriteBatch};
+use rocksdb::{DB, Direction, IteratorMode, ReadOptions, WriteBatch};
 
 use super::super::codec;
 use super::super::db::{StateCf, family, io_error};
-use super::super::keys::{APPLIED_MARK, INSTALLING_MARK, group_key, group_range};
+use super::super::keys::{
+    APPLIED_MARK, INSTALLED_MARK, INSTALLING_MARK, group_key, group_range, index_of_trace_key,
+    trace_key,
+};
 use super::super::types::{RaftLogId, RaftStoredMembership};
 
 /// The `state/` database.
@@ -77,6 +81,115 @@ impl StateDb {
             let cf = family(&self.db, cf.name());
             batch.delete_range_cf(cf, start.as_slice(), end.as_slice());
         }
+    }
+
+    /// Adds what entries did, by index, to the batch that applies them.
+    pub(crate) fn put_traces(
+        &self,
+        batch: &mut WriteBatch,
+        group: GroupId,
+        traces: &[(u64, Bytes)],
+    ) {
+        for (index, trace) in traces {
+            batch.put_cf(self.marks(), trace_key(group, *index), trace);
+        }
+    }
+
+    /// What the entries `[start, end)` did, by index, up to about `max_bytes` but at least one.
+    pub(crate) fn traces(
+        &self,
+        group: GroupId,
+        (start, end): (u64, u64),
+        max_bytes: usize,
+    ) -> io::Result<BTreeMap<u64, Bytes>> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(trace_key(group, end));
+        let first = trace_key(group, start);
+        let mode = IteratorMode::From(&first, Direction::Forward);
+        let (mut traces, mut bytes) = (BTreeMap::new(), 0);
+        for row in self.db.iterator_cf_opt(self.marks(), options, mode) {
+            let (key, value) = row.map_err(io_error)?;
+            bytes += value.len();
+            traces.extend(index_of_trace_key(&key).map(|index| (index, Bytes::from(value))));
+            if bytes >= max_bytes {
+                break;
+            }
+        }
+        Ok(traces)
+    }
+
+    /// Forgets what the entries up to this one did: they leave the log.
+    pub(crate) fn drop_traces(&self, group: GroupId, upto: u64) -> io::Result<()> {
+        let mut batch = WriteBatch::default();
+        let (start, end) = (
+            trace_key(group, 0),
+            trace_key(group, upto.saturating_add(1)),
+        );
+        batch.delete_range_cf(self.marks(), start, end);
+        self.write(batch)
+    }
+
+    /// Up to where the group's state came with a snapshot: what the log still has up to there was not
+    /// applied here, and need not be part of the history.
+    pub(crate) fn installed(&self, group: GroupId) -> io::Result<Option<RaftLogId>> {
+        let bytes = self.mark(group, INSTALLED_MARK)?;
+        let decoded = bytes.filter(|bytes| !bytes.is_empty());
+        let decoded = decoded.map(codec::decode_log_id).transpose();
+        decoded.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+    }
+
+    /// Adds that the state up to this position came with a snapshot.
+    pub(crate) fn put_installed(
+        &self,
+        batch: &mut WriteBatch,
+        group: GroupId,
+        last: Option<&RaftLogId>,
+    ) {
+        if let Some(last) = last {
+            let key = group_key(group, INSTALLED_MARK);
+            batch.put_cf(self.marks(), key, codec::encode_log_id(last));
+        }
+    }
+
+    /// Before anything is applied: what an earlier version applied left no traces, so it counts as if it
+    /// had come with a snapshot. The mark without a position says that nothing did.
+    pub(crate) fn begin_traces(&self, group: GroupId) -> io::Result<()> {
+        if self.mark(group, INSTALLED_MARK)?.is_some() {
+            return Ok(());
+        }
+        let (applied, _) = self.applied(group)?;
+        let value = applied.as_ref().map(codec::encode_log_id);
+        let mut batch = WriteBatch::default();
+        let key = group_key(group, INSTALLED_MARK);
+        batch.put_cf(self.marks(), key, value.unwrap_or_default());
+        self.write(batch)
+    }
+
+    /// What the traces of the entries `[start, end)` weigh on disk, about.
+    pub(crate) fn trace_bytes(&self, group: GroupId, (start, end): (u64, u64)) -> u64 {
+        let keys = (trace_key(group, start), trace_key(group, end));
+        let range = rocksdb::Range::new(&keys.0, &keys.1);
+        let sizes = self.db.get_approximate_sizes_cf(self.marks(), &[range]);
+        sizes.first().copied().unwrap_or(0)
+    }
+
+    /// What a snapshot of the group may weigh at most, about: the files are compressed, and what is in
+    /// memory is not told apart by groups.
+    pub(crate) fn snapshot_bytes(&self, group: GroupId) -> u64 {
+        const INFLATED: u64 = 4;
+        let (start, end) = group_range(group);
+        let of_family = |cf: StateCf| {
+            let cf = family(&self.db, cf.name());
+            let range = rocksdb::Range::new(&start, &end);
+            let sizes = self.db.get_approximate_sizes_cf(cf, &[range]);
+            let in_files = sizes.first().copied().unwrap_or(u64::MAX);
+            let name = rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES;
+            let in_memory = self.db.property_int_value_cf(cf, name).ok().flatten();
+            let in_files = in_files.saturating_mul(INFLATED);
+            in_files.saturating_add(in_memory.unwrap_or(u64::MAX))
+        };
+        let sizes = StateCf::ALL.into_iter().map(of_family);
+        sizes.fold(0, u64::saturating_add)
     }
 
     pub(crate) fn write(&self, batch: WriteBatch) -> io::Result<()> {

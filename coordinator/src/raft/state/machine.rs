@@ -12,6 +12,7 @@ use openraft::{EntryPayload, OptionalSend};
 
 use super::super::counters::Counters;
 use super::super::disk::{DiskGuard, DiskRoom};
+use super::super::log::store::SharedTail;
 use super::super::snapshot::builder::SnapshotBuilder;
 use super::super::snapshot::{SnapshotFile, SnapshotStore, install};
 use super::super::types::{
@@ -38,6 +39,8 @@ pub(crate) struct GroupMachine {
     pub(crate) applier: Arc<dyn Applier>,
     pub(crate) counters: Arc<Counters>,
     disk: Arc<DiskGuard>,
+    /// Where traces are counted, for retention; none: nowhere.
+    pub(crate) tail: Option<SharedTail>,
     applied: Option<RaftLogId>,
     membership: RaftStoredMembership,
 }
@@ -64,6 +67,7 @@ impl GroupMachine {
             })?;
             install::install(&state, group, &current.meta, &current.snapshot).await?;
         }
+        state.begin_traces(group)?;
         let (applied, membership) = state.applied(group)?;
         tell_reading(group, &state, &*applier)?;
         Ok(Self {
@@ -73,6 +77,7 @@ impl GroupMachine {
             applier,
             counters,
             disk,
+            tail: None,
             applied,
             membership,
         })
@@ -87,8 +92,9 @@ impl GroupMachine {
         let count = batch.len();
         let mut view = PendingView::new(&self.state.db);
         let mut answers: Vec<Answer> = Vec::with_capacity(batch.len());
-        let mut effects = Vec::new();
+        let (mut effects, mut traces) = (Vec::new(), Vec::new());
         for (entry, responder) in batch {
+            let index = entry.log_id.index();
             let mut out = Mutations::default();
             let position = position_of(&entry.log_id);
             history::note(self.group, position, reading_of(&entry), &view, &mut out)
@@ -103,12 +109,20 @@ impl GroupMachine {
             )?;
             view.extend(out.writes);
             effects.append(&mut out.effects);
+            traces.extend(out.trace.map(|trace| (index, trace)));
             answers.extend(responder.map(|responder| (responder, outcome)));
         }
         let mut writes = view.into_batch();
+        self.state.put_traces(&mut writes, self.group, &traces);
         self.state
             .put_applied(&mut writes, self.group, Some(&last), &self.membership);
         self.state.write(writes)?;
+        if let Some(tail) = self.tail.as_ref().filter(|_| !traces.is_empty()) {
+            let mut tail = tail.lock();
+            for (index, trace) in &traces {
+                tail.ledger.add_trace(*index, trace.len() as u64);
+            }
+        }
         self.applied = Some(last);
         self.counters.applied(count);
         self.applier
@@ -195,10 +209,11 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
         self.apply_batch(batch)
     }
 
-    /// No snapshot onto a disk that is nearly full, unless a follower needs it: a failed one would
-    /// stop the group.
+    /// On a disk that is nearly full only a snapshot that surely fits, unless a follower needs it: a
+    /// failed one would stop the group; none at all, and its log could never be dropped.
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
-        if !force && self.disk.room() != DiskRoom::Enough {
+        let is_low = self.disk.room() <= DiskRoom::Low;
+        if !force && is_low && !self.disk.fits(self.state.snapshot_bytes(self.group)) {
             return None;
         }
         Some(self.get_snapshot_builder().await)

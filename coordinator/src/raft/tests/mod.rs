@@ -3,12 +3,14 @@
 
 mod cluster;
 mod damage;
+mod entries;
 mod faults;
 mod field;
 mod harness;
 mod lease;
 mod load;
 mod quarantine;
+mod retention;
 mod scale;
 mod solo;
 mod store_suite;

@@ -169,6 +169,43 @@ async fn truncated_records_are_kept() {
     assert_eq!(entries(&store.quarantine()).len(), 5);
 }
 
+/// A purge that is not written, as when the process dies, leaves what the entries did; one that is takes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn traces_go_after_their_entries() {
+    let store = Store::new();
+    let mut log = store.open().await;
+    append(&mut log, 1, 0..9).await;
+    log.save_committed(Some(log_id(1, 8))).await.unwrap();
+    let mut batch = WriteBatch::default();
+    let trace = Bytes::from_static(b"what it did");
+    let traces: Vec<(u64, Bytes)> = (0..9).map(|index| (index, trace.clone())).collect();
+    store.state.put_traces(&mut batch, G, &traces);
+    store.state.write(batch).unwrap();
+    let left = || store.state.traces(G, (0, 9), usize::MAX).unwrap().len();
+
+    store.flusher.fail_next();
+    log.purge(log_id(1, 5)).await.unwrap_err();
+    assert_eq!(left(), 9);
+    let mut log = store.open().await;
+    log.purge(log_id(1, 5)).await.unwrap();
+    assert_eq!(left(), 3);
+}
+
+/// What an earlier version applied has no traces, and is not shown; on a new disk all is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_applied_without_traces_is_not_retained() {
+    let (old, new) = (Store::new(), Store::new());
+    old.install(&[], (1, 4));
+    for _ in 0..2 {
+        old.state.begin_traces(G).unwrap();
+        new.state.begin_traces(G).unwrap();
+        assert_eq!(old.state.installed(G).unwrap(), Some(log_id(1, 4)));
+        assert_eq!(new.state.installed(G).unwrap(), None);
+        old.install(&[], (1, 9));
+        new.install(&[], (1, 9));
+    }
+}
+
 /// A write that fails removes nothing and keeps nothing: both are one batch.
 #[tokio::test(flavor = "multi_thread")]
 async fn removed_and_kept_is_one_write() {
