@@ -163,6 +163,20 @@ pub const MAX_MERGED_FIELDS: usize = 1024;
 /// for ever, so that a resource of a few bytes could grow by one field name a write. Beyond it, it is
 /// one whole.
 pub const MAX_FIELD_STAMPS_BYTES: usize = 256 << 10;
+/// How long a record that was cut off, and of which no client was told that it is safe, waits for the
+/// operator: its client was told that it failed, or that its outcome is not known, and has tried again.
+pub const UNACKNOWLEDGED_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Records in one node's quarantine. What leaves a log is always kept; when there are more, those that
+/// nobody was told are safe go, the oldest first, and the others raise an alert: each is looked at every
+/// minute.
+pub const MAX_QUARANTINE_ENTRIES: u64 = 100_000;
+/// Bytes of one node's quarantine, in the same way: they take the log's place on its disk.
+pub const MAX_QUARANTINE_BYTES: u64 = 1 << 30;
+/// Reads and writes of one node's quarantine at once: each takes a thread and the disk.
+pub const MAX_QUARANTINE_IO: usize = 4;
+/// Groups that a node names of which it has something in quarantine; of more it only says so, and none
+/// is collected then. Twice the groups there can be: of groups that are gone entries may be left.
+pub const MAX_HELD_GROUPS: usize = 2 * MAX_GROUPS;
 /// One try of a metastore transaction, before it is tried again, perhaps elsewhere.
 pub const METASTORE_ATTEMPT: Duration = Duration::from_secs(2);
 /// Streams of entries that one coordinator serves; each holds at most two chunks in memory.

@@ -38,6 +38,9 @@ metrics! {
         "Records that a follower of a group led here is behind.";
     QUARANTINE_ENTRIES = "maia_quarantine_entries",
         "Records that this node's logs lost uncommitted and that are not yet resolved.";
+    QUARANTINE_BYTES = "maia_quarantine_bytes", "Bytes of those records.";
+    QUARANTINE_FULL = "maia_quarantine_full",
+        "1 while there are more of those records than there should be, all of which clients may count on: alert.";
     REPLICATION_CONFLICTS = "maia_replication_conflicts_total",
         "Quarantined records that were dealt with, by strategy and outcome.";
     FEED_SUBSCRIBERS = "maia_feed_subscribers", "Proxies on this coordinator's feed.";

@@ -79,6 +79,26 @@ pub enum NodeState {
     Removing,
 }
 
+/// What the cluster knows of the quarantine of a node that is taken out: it has records that nobody
+/// else has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Farewell {
+    /// Nothing yet: the node is waited for.
+    #[default]
+    Awaited,
+    /// The node has left its groups, and its quarantine is empty.
+    Empty,
+    /// An operator goes on without: what only its disk has goes with it.
+    GivenUp,
+}
+
+impl Farewell {
+    fn is_awaited(&self) -> bool {
+        *self == Farewell::Awaited
+    }
+}
+
 /// A coordinator as the metastore keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
@@ -99,6 +119,9 @@ pub struct Node {
     /// It votes in the metastore and never holds tenants' data.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub witness: bool,
+    /// While it is taken out: what is known of its quarantine.
+    #[serde(default, skip_serializing_if = "Farewell::is_awaited")]
+    pub farewell: Farewell,
 }
 
 impl Node {

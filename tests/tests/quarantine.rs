@@ -47,11 +47,12 @@ async fn has(cluster: &Cluster, i: usize, id: &str) -> bool {
 }
 
 /// Places the tenant everywhere, in async mode; returns its group.
-async fn place_async(cluster: &Cluster) -> Value {
+async fn place_async(cluster: &Cluster, strategy: &str) -> Value {
     let placement = cluster.place(TENANT, 0, &[1, 2]).await;
     let names: Vec<&str> = [1, 2].map(|i| cluster.region(i).name.as_str()).into();
     let spec = json!({
         "primary_region": cluster.region(0).name, "replicas": names, "sync_mode": "async",
+        "conflict_strategy": strategy,
     });
     let answer = cluster.put_placement(0, TENANT, &spec).await;
     answer.expect_success("async");
@@ -73,13 +74,11 @@ async fn digests(cluster: &Cluster, group: &Value) -> BTreeSet<String> {
     .await
 }
 
-#[tokio::test]
-async fn what_only_a_dead_leader_had_is_resolved_when_it_is_back() {
-    let cluster = Cluster::start().await;
-    let group = place_async(&cluster).await;
-    let leader = cluster.leader_of(&group).await;
+/// Has the group's leader write what no other member has, and the others go on without it. Returns who
+/// that was, and the ids of what was not answered. It is down now.
+async fn cut_off(cluster: &Cluster, group: &Value) -> (usize, Vec<String>) {
+    let leader = cluster.leader_of(group).await;
     let others: Vec<usize> = (0..3).filter(|i| *i != leader).collect();
-
     let first = cluster
         .api(leader, Method::PUT, "/v1/data/k")
         .header("x-maia-tenant-id", TENANT)
@@ -99,12 +98,11 @@ async fn what_only_a_dead_leader_had_is_resolved_when_it_is_back() {
         let request = cluster.api(leader, Method::GET, "/v1/replication/health");
         let health = cluster.client.send(&request).await.json();
         let leaderless = health["leaderless"].as_array();
-        leaderless.is_some_and(|groups| groups.contains(&group))
+        leaderless.is_some_and(|groups| groups.contains(group))
     })
     .await;
     cluster.kill_coordinator(leader).await;
     let unanswered: Vec<String> = writers.join_all().await;
-
     for other in &others {
         let id = cluster.region(*other).coordinator_id.to_string();
         cluster
@@ -120,6 +118,14 @@ async fn what_only_a_dead_leader_had_is_resolved_when_it_is_back() {
         answer.is_ok_and(|answer| answer.is_success())
     })
     .await;
+    (leader, unanswered)
+}
+
+#[tokio::test]
+async fn what_only_a_dead_leader_had_is_resolved_when_it_is_back() {
+    let cluster = Cluster::start().await;
+    let group = place_async(&cluster, "last-write-wins").await;
+    let (leader, unanswered) = cut_off(&cluster, &group).await;
     cluster.restart_coordinator(leader).await;
 
     let won = wait_value(SOON, "what it had is resolved", || async {
@@ -148,4 +154,110 @@ async fn what_only_a_dead_leader_had_is_resolved_when_it_is_back() {
         .await;
     let listed: Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(listed["entries"], json!([]));
+}
+
+/// The entries that this coordinator lists.
+async fn entries(cluster: &Cluster, i: usize) -> Vec<Value> {
+    let path = "/admin/replication/quarantine?limit=1000";
+    let page = cluster.api_get(i, path).await;
+    page["entries"].as_array().cloned().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_node_that_is_taken_out_hands_over_what_waits_for_the_operator() {
+    let cluster = Cluster::start().await;
+    let group = place_async(&cluster, "reject").await;
+    let (old, _) = cut_off(&cluster, &group).await;
+    let (id, others) = (
+        cluster.region(old).coordinator_id,
+        (0..3).filter(|i| *i != old),
+    );
+    let others: Vec<usize> = others.collect();
+    cluster.restart_coordinator(old).await;
+    let waiting = wait_value(SOON, "what it had waits for the operator", || async {
+        let found = entries(&cluster, old).await;
+        let all_wait = found.iter().all(|e| e["waiting"] == "strategy-reject");
+        (!found.is_empty() && all_wait).then_some(found)
+    })
+    .await;
+    let plan = format!("/admin/nodes/{id}?dry_run=true");
+    wait_until(SOON, "it has said so", || async {
+        let request = cluster.api(others[0], Method::DELETE, &plan);
+        let plan = cluster.client.send(&request).await.json();
+        plan["quarantine"]["awaited"] == true && plan["quarantine"]["acknowledged"] == waiting.len()
+    })
+    .await;
+
+    // Down, it can't hand anything over: it is not taken out without a word.
+    cluster.kill_coordinator(old).await;
+    let remove = format!("/admin/nodes/{id}");
+    let request = cluster.api(others[0], Method::DELETE, &remove);
+    let refused = wait_value(SOON, "the metastore has a leader", || async {
+        let answer = cluster.client.send(&request).await;
+        (answer.status == 409).then_some(answer)
+    })
+    .await;
+    refused.expect_problem(409, "data_loss_refused");
+    assert!(
+        refused.text().contains("accept_quarantine_loss"),
+        "{}",
+        refused.text()
+    );
+
+    // A coordinator that is down is named, and keeps nobody from the answers of the others.
+    let listed = cluster.maiactl(&["quarantine", "list"]).await;
+    assert!(!listed.status.success());
+    let said = String::from_utf8_lossy(&listed.stderr).into_owned();
+    assert!(said.contains(&cluster.region(old).api_url), "{said}");
+
+    cluster.restart_coordinator(old).await;
+    let id = id.to_string();
+    cluster
+        .run(&["node", "remove", &id, "--yes", "--wait"])
+        .await;
+    let ids = |entries: &[Value]| -> BTreeSet<String> {
+        entries.iter().map(|e| e["id"].to_string()).collect()
+    };
+    let mut kept = BTreeSet::new();
+    for other in others {
+        kept.extend(ids(&entries(&cluster, other).await));
+    }
+    assert_eq!(
+        kept,
+        ids(&waiting),
+        "nothing is lost, and nothing is stranded"
+    );
+    assert_eq!(entries(&cluster, old).await, Vec::<Value>::new());
+    let first = waiting[0]["id"].as_str().expect("an id");
+    let applied = cluster
+        .maiactl(&["quarantine", "resolve", first, "apply", "--yes"])
+        .await;
+    assert!(String::from_utf8_lossy(&applied.stdout).contains("won"));
+    decide_all(&cluster, waiting.len() - 1).await;
+}
+
+/// One decision for all that are left; the node that was taken out still answers, and has nothing.
+async fn decide_all(cluster: &Cluster, left: usize) {
+    let resolve = |more: &[&'static str]| {
+        let all = ["quarantine", "resolve", "drop", "--all", "--output", "json"];
+        [&all[..], more].concat()
+    };
+    let nobody = cluster.maiactl(&resolve(&[])).await;
+    let asked = String::from_utf8_lossy(&nobody.stderr).into_owned();
+    let expected = format!("{left} entries are gone for good");
+    assert_eq!(asked.contains(&expected), left > 0, "{asked}");
+    let strangers = resolve(&["--yes", "--tenant", "stranger"]);
+    for (arguments, outcomes) in [
+        (strangers, json!({})),
+        (
+            resolve(&["--yes", "--tenant", TENANT]),
+            json!({"dropped": left}),
+        ),
+        (resolve(&["--yes"]), json!({})),
+    ] {
+        let done = cluster.run(&arguments).await;
+        let done: Value = serde_json::from_str(&done).expect("JSON");
+        let expected = if left == 0 { json!({}) } else { outcomes };
+        assert_eq!(done["outcomes"], expected, "{arguments:?}");
+    }
 }

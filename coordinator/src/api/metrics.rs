@@ -96,6 +96,9 @@ fn quarantine(text: &mut Text, api: &Api) {
         let label = format!("acknowledged=\"{}\"", acknowledged.name());
         text.sample(names::QUARANTINE_ENTRIES.name, &label, count);
     }
+    text.single(names::QUARANTINE_BYTES, "gauge", counts.bytes());
+    let is_full = u8::from(counts.is_full());
+    text.single(names::QUARANTINE_FULL, "gauge", is_full);
     text.head(names::REPLICATION_CONFLICTS, "counter");
     for (strategy, outcome, count) in counts.outcomes() {
         let labels = format!("strategy=\"{strategy}\",outcome=\"{}\"", outcome.name());

@@ -63,6 +63,10 @@ pub struct How {
     /// data; without it such a removal is refused.
     #[serde(default)]
     accept_data_loss: bool,
+    /// Gives up what stands in the coordinator's quarantine and nowhere else: without it the coordinator
+    /// stays until that is resolved or handed over, and one that is down and has something is refused.
+    #[serde(default)]
+    accept_quarantine_loss: bool,
 }
 
 /// Takes a coordinator out: 202 with what it does, 204 when it is out; a dry run 200.
@@ -89,13 +93,14 @@ pub async fn remove(
     let asked = HowToRemove {
         dry_run: how.dry_run,
         accept_data_loss: how.accept_data_loss,
+        accept_quarantine_loss: how.accept_quarantine_loss,
     };
     let removed = api.parts.nodes.remove(node, asked, deadline()).await?;
     Ok(match removed {
         Removed::Going(plan) if how.dry_run => Json(plan).into_response(),
         Removed::Going(plan) => (StatusCode::ACCEPTED, Json(plan)).into_response(),
-        Removed::Already => {
-            let body = json!({ "node": node, "state": "removing" });
+        Removed::Already(waits_for) => {
+            let body = json!({ "node": node, "state": "removing", "waits_for": waits_for });
             (StatusCode::ACCEPTED, Json(body)).into_response()
         }
         Removed::Gone => StatusCode::NO_CONTENT.into_response(),

@@ -5,6 +5,7 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use maia_common::error_code::ErrorCode;
+use maia_common::ids::{GroupId, TenantId};
 use maia_common::wire::record as wire;
 use prost::Message;
 use serde::Deserialize;
@@ -17,7 +18,7 @@ use super::placements::page_limit;
 use super::problem::ApiError;
 use super::{Api, deadline};
 use crate::core::quarantine::{Entry, EntryId};
-use crate::shell::quarantine::Action;
+use crate::shell::quarantine::{Action, Wanted};
 
 /// Which entries.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -28,6 +29,10 @@ pub struct EntryPage {
     after: Option<String>,
     /// At most so many, up to 1,000; 100 unless given.
     limit: Option<usize>,
+    /// Only entries of this tenant.
+    tenant: Option<String>,
+    /// Only entries cut off the log of this group.
+    group: Option<u64>,
 }
 
 /// What is to become of an entry.
@@ -71,7 +76,6 @@ fn describe(node: maia_common::ids::NodeId, entry: &Entry) -> Value {
         "cut_off_at_unix_ms": entry.at_unix_ms,
         "written_at_unix_ms": record.hlc.physical_ms(),
         "origin_region": record.origin,
-        "idempotency_key": record.idempotency.as_ref().map(|key| &key.key),
         "operations": operations,
     })
 }
@@ -131,16 +135,21 @@ pub async fn list(
 ) -> Result<Json<Value>, ApiError> {
     let after = page.after.as_deref().map(id_of).transpose()?;
     let service = &api.parts.quarantine;
-    let found = service.list(after, page_limit(page.limit)?)?;
-    let next = found.last().map(|(id, _)| id.to_string());
+    let tenant = page.tenant.map(TenantId::new).transpose();
+    let wanted = Wanted {
+        tenant: tenant.map_err(|error| ApiError::invalid(error.to_string()))?,
+        group: page.group.map(GroupId::new),
+    };
+    let page = service.list(after, page_limit(page.limit)?, wanted).await?;
+    let (found, next) = (page.found, page.next.map(|id| id.to_string()));
     let damaged: Vec<String> = found
         .iter()
-        .filter(|(_, entry)| entry.is_err())
-        .map(|(id, _)| id.to_string())
+        .filter(|found| found.entry.is_err())
+        .map(|found| found.id.to_string())
         .collect();
     let entries: Vec<Value> = found
         .iter()
-        .filter_map(|(_, entry)| Some(describe(service.node(), entry.as_ref().ok()?)))
+        .filter_map(|found| Some(describe(service.node(), found.entry.as_ref().ok()?)))
         .collect();
     Ok(Json(
         json!({ "node": service.node(), "entries": entries, "damaged": damaged, "next": next }),
@@ -162,9 +171,11 @@ pub async fn get(
     Checked(Path(id)): Checked<Path<String>>,
 ) -> Result<Json<Value>, ApiError> {
     let service = &api.parts.quarantine;
-    let entry = service.get(id_of(&id)?)?;
+    let entry = service.get(id_of(&id)?).await?;
     let mut shown = describe(service.node(), &entry);
     shown["contents"] = json!(contents(&entry));
+    // Whoever has it may take a client's place: not for those that only read lists.
+    shown["idempotency_key"] = json!(entry.record.idempotency.as_ref().map(|key| &key.key));
     Ok(Json(shown))
 }
 

@@ -1,5 +1,7 @@
 //! The command line as clap reads it: verbs, options, their texts. Decides nothing.
 
+mod quarantine;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +11,8 @@ use maia_common::placement::{ConflictStrategy, Mode, ShortagePolicy, SyncMode, W
 use maia_common::topology::RegionState;
 
 use crate::config::Preset;
+
+pub use quarantine::{QuarantineAction, QuarantineVerb, Resolve};
 
 /// The operator's tool of maia-edge.
 #[derive(Debug, Parser)]
@@ -175,6 +179,10 @@ pub enum NodeVerb {
         /// Gives up the groups of which it has the only copy: their tenants, with their data, are lost.
         #[arg(long)]
         accept_data_loss: bool,
+        /// Gives up what stands in its quarantine and nowhere else; without it, it stays until that is
+        /// resolved, or other nodes have it.
+        #[arg(long)]
+        accept_quarantine_loss: bool,
     },
 }
 
@@ -211,39 +219,6 @@ pub enum ProxyVerb {
         #[arg(long)]
         yes: bool,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub enum QuarantineVerb {
-    /// Lists the entries of all coordinators that are named by `--api`.
-    List,
-    /// Shows one, with what was written.
-    Show {
-        /// GROUP-TERM-INDEX, as listed.
-        id: String,
-    },
-    /// Writes all of them, with what was written, as one JSON object a line.
-    Export,
-    /// Decides what becomes of one.
-    Resolve {
-        /// GROUP-TERM-INDEX, as listed.
-        id: String,
-        /// Written over whatever is there now, or gone for good.
-        #[arg(value_enum)]
-        action: QuarantineAction,
-        /// Only where this node has it; else all coordinators that are named by `--api` and have it.
-        #[arg(long, value_name = "ID")]
-        node: Option<u64>,
-        /// Does not ask.
-        #[arg(long)]
-        yes: bool,
-    },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum QuarantineAction {
-    Apply,
-    Drop,
 }
 
 #[derive(Debug, Subcommand)]

@@ -41,13 +41,15 @@ pub async fn run(session: &Session, verb: NodeVerb) -> anyhow::Result<()> {
             yes,
             wait,
             accept_data_loss,
+            accept_quarantine_loss,
         } => {
-            let loss = if accept_data_loss {
-                "?accept_data_loss=true&"
-            } else {
-                "?"
-            };
-            let path = format!("/admin/nodes/{id}{loss}");
+            let mut path = format!("/admin/nodes/{id}?");
+            if accept_data_loss {
+                path.push_str("accept_data_loss=true&");
+            }
+            if accept_quarantine_loss {
+                path.push_str("accept_quarantine_loss=true&");
+            }
             remove(session, (id, &path), yes, wait).await
         }
     }
@@ -105,7 +107,10 @@ async fn remove(
     } else if wait_for_it || begun.status == StatusCode::NO_CONTENT {
         print::line(&format!("node {id} is out of the cluster"));
     } else {
-        print::line(&format!("node {id} is being taken out: maiactl node list"));
+        let reason = begun.body["waits_for"].as_str().unwrap_or_default();
+        print::line(&format!(
+            "node {id} is being taken out: maiactl node list {reason}"
+        ));
     }
     Ok(())
 }
@@ -145,6 +150,7 @@ fn describe(plan: &Value) -> String {
             .concat(),
         );
     }
+    text.push_str(&of_quarantine(&plan["quarantine"]));
     for lost in plan["lost"].as_array().into_iter().flatten() {
         let (group, tenants) = (print::text(&lost["group"]), print::text(&lost["tenants"]));
         let line =
@@ -152,6 +158,23 @@ fn describe(plan: &Value) -> String {
         text.push_str(&line);
     }
     text
+}
+
+/// What becomes of what is in its quarantine, and perhaps of what only its log has.
+fn of_quarantine(plan: &Value) -> String {
+    let count = |name: &str| plan[name].as_u64().unwrap_or_default();
+    let (acknowledged, others) = (count("acknowledged"), count("others"));
+    let stand = format!("{acknowledged} acknowledged and {others} other records");
+    match plan["awaited"].as_bool() {
+        Some(false) => format!(
+            "\n  GONE with it, unless its disk comes back: writes that no other node got, and its \
+             quarantine ({stand}, as it last said)"
+        ),
+        Some(true) if acknowledged + others > 0 => {
+            format!("\n  it stays until the {stand} in its quarantine are resolved or handed over")
+        }
+        _ => String::new(),
+    }
 }
 
 /// Looks until the node's row is as wanted; returns it.
@@ -162,6 +185,7 @@ async fn wait(
     wanted: impl Fn(Option<&Value>) -> bool,
 ) -> anyhow::Result<Option<Value>> {
     let end = Instant::now() + WAIT_AT_MOST;
+    let mut waits_for = String::new();
     loop {
         // All are asked: the one that goes does not hear how it ends.
         for url in session.api.urls() {
@@ -173,10 +197,13 @@ async fn wait(
             if rows.is_some() && wanted(row) {
                 return Ok(row.cloned());
             }
+            if let Some(reason) = row.and_then(|row| row["waits_for"].as_str()) {
+                waits_for = format!(" (it waits for: {reason})");
+            }
         }
         anyhow::ensure!(
             Instant::now() < end,
-            "not within {} s: {what}; it goes on by itself",
+            "not within {} s: {what}{waits_for}; it goes on by itself",
             WAIT_AT_MOST.as_secs()
         );
         tokio::time::sleep(LOOK_EVERY).await;

@@ -1,12 +1,14 @@
 //! `maiactl quarantine …`: records that were cut off a log before they were known to be committed. Each
 //! coordinator has its own, so all that are named are asked.
 
+mod bulk;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::NotWell;
 use super::api::{Api, Refused};
-use super::args::{Output, QuarantineAction, QuarantineVerb};
+use super::args::{Output, QuarantineVerb, Resolve};
 use super::print;
 use super::session::Session;
 use super::tenant::confirm;
@@ -38,12 +40,10 @@ pub async fn run(session: &Session, verb: QuarantineVerb) -> anyhow::Result<()> 
             Ok(())
         }
         QuarantineVerb::Export => export(session).await,
-        QuarantineVerb::Resolve {
-            id,
-            action,
-            node,
-            yes,
-        } => resolve(session, &id, action, node, yes).await,
+        QuarantineVerb::Resolve(how) => match &how.id {
+            Some(id) => resolve(session, id, &how).await,
+            None => bulk::resolve_all(session, &how).await,
+        },
     }
 }
 
@@ -86,24 +86,34 @@ fn missed(error: &anyhow::Error) -> anyhow::Result<()> {
     Err(NotWell.into())
 }
 
-async fn list(api: &Api) -> anyhow::Result<Vec<Value>> {
-    let mut entries: Vec<Value> = Vec::new();
-    let mut path = format!("/admin/replication/quarantine?limit={PAGE}");
+/// What a coordinator has: the entries, and the ids of those that are damaged. `only`: parameters that leave
+/// some out, each with its `&`.
+async fn list_of(api: &Api, only: &str) -> anyhow::Result<(Vec<Value>, Vec<String>)> {
+    let (mut entries, mut damaged): (Vec<Value>, Vec<String>) = Default::default();
+    let first = format!("/admin/replication/quarantine?limit={PAGE}{only}");
+    let mut path = first.clone();
     loop {
         let mut answer = api.get(&path).await?;
-        for id in answer["damaged"].as_array().into_iter().flatten() {
-            let (id, node) = (print::text(id), print::text(&answer["node"]));
-            print::complain(&format!(
-                "entry {id} of node {node} is damaged: it can only be dropped"
-            ));
-        }
+        let rotten = answer["damaged"].as_array().into_iter().flatten();
+        damaged.extend(rotten.map(print::text));
         let rows = answer["entries"].as_array_mut().map(std::mem::take);
         entries.extend(rows.unwrap_or_default());
         match answer["next"].as_str() {
-            Some(next) => path = format!("/admin/replication/quarantine?limit={PAGE}&after={next}"),
-            None => return Ok(entries),
+            Some(next) => path = format!("{first}&after={next}"),
+            None => return Ok((entries, damaged)),
         }
     }
+}
+
+async fn list(api: &Api) -> anyhow::Result<Vec<Value>> {
+    let (entries, damaged) = list_of(api, "").await?;
+    for id in damaged {
+        let url = api.urls().concat();
+        print::complain(&format!(
+            "entry {id} at {url} is damaged: it can only be dropped"
+        ));
+    }
+    Ok(entries)
 }
 
 /// The coordinators that have the entry, each with what it has: none where that is damaged.
@@ -181,40 +191,37 @@ async fn export(session: &Session) -> anyhow::Result<()> {
 }
 
 /// On every coordinator that has it: a record may have been cut off several logs.
-async fn resolve(
-    session: &Session,
-    id: &str,
-    action: QuarantineAction,
-    node: Option<u64>,
-    yes: bool,
-) -> anyhow::Result<()> {
-    let held = find(session, id, node).await?;
-    let (name, plan) = match action {
-        QuarantineAction::Apply => ("apply", "is written over whatever is there now"),
-        QuarantineAction::Drop => ("drop", "is gone for good"),
-    };
-    if !yes {
+async fn resolve(session: &Session, id: &str, how: &Resolve) -> anyhow::Result<()> {
+    let held = find(session, id, how.node).await?;
+    let (name, plan) = how.action.plan();
+    if !how.yes {
         for (_, entry) in &held {
             match entry {
                 Some(entry) => {
                     let (tenant, node) = (print::text(&entry["tenant_id"]), &entry["node"]);
-                    let text = format!("entry {id} of tenant {tenant} on node {node} {plan}");
+                    let text = format!("entry {id} of tenant {tenant} on node {node} is {plan}");
                     print::complain(&format!("{entry:#}\n{text}"));
                 }
-                None => print::complain(&format!("entry {id}, which is damaged, {plan}")),
+                None => print::complain(&format!("entry {id}, which is damaged, is {plan}")),
             }
         }
         confirm()?;
     }
-    let path = format!("/admin/replication/quarantine/{id}/resolve");
-    let body = json!({ "action": name });
     for (api, _) in held {
-        let done = api.send(Method::POST, &path, &[], Some(&body)).await?;
+        let done = decide(&api, id, name).await?;
         if session.output == Output::Json {
-            print::json(&done.body);
+            print::json(&done);
         } else {
-            print::line(&format!("{id}: {}", print::text(&done.body["outcome"])));
+            print::line(&format!("{id}: {}", print::text(&done["outcome"])));
         }
     }
     Ok(())
+}
+
+/// What came of the decision.
+async fn decide(api: &Api, id: &str, action: &str) -> anyhow::Result<Value> {
+    let path = format!("/admin/replication/quarantine/{id}/resolve");
+    let body = json!({ "action": action });
+    let done = api.send(Method::POST, &path, &[], Some(&body)).await?;
+    Ok(done.body)
 }

@@ -2,7 +2,7 @@
 //! close, which records to delete, and the transactions that do it. Pure; run by `shell/controller`.
 //!
 //! ```text
-//! active ──no placement for collect_after──▶ closing ──all members have left──▶ (no record)
+//! active ──no reference for collect_after──▶ closing ──all members have left──▶ (no record)
 //! ```
 //! A group whose only copy is given up with its node (`core/nodes`) is closing while it has tenants:
 //! they go first, in batches and without a purge, since nobody is left who could do one.
@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use maia_common::ids::GroupId;
+use maia_common::ids::{GroupId, NodeId};
 use maia_common::placement::{GroupRecord, GroupState, Placement};
 use maia_common::position::Revision;
 
@@ -39,7 +39,7 @@ pub fn to_close(
     empty.map(|group| group.id).collect()
 }
 
-/// The groups that are open and without placements now.
+/// The groups that are open and without references now: placements, and records in a node's quarantine.
 #[must_use]
 pub fn empty(state: &ClusterState, counted: &BTreeSet<GroupId>) -> BTreeSet<GroupId> {
     let open = state
@@ -104,14 +104,25 @@ pub fn to_forget(state: &ClusterState, counted: &BTreeSet<GroupId>) -> Vec<Group
     closing.filter(is_over).map(|group| group.id).collect()
 }
 
-/// The transaction that closes the group, if it is as seen and no placement names it.
+/// The transaction that closes the group, if it is as seen, no placement names it, and its members have said
+/// nothing new of their quarantine.
 #[must_use]
-pub fn close(record: &GroupRecord, at: Revision, id: &str, now_unix_us: u64) -> Transaction {
+pub fn close(
+    (record, at): (&GroupRecord, Revision),
+    said: &[(NodeId, Option<Revision>)],
+    id: &str,
+    now_unix_us: u64,
+) -> Transaction {
     let closing = GroupRecord {
         state: GroupState::Closing,
         ..record.clone()
     };
-    Transaction::new(id, now_unix_us)
+    let mut transaction = Transaction::new(id, now_unix_us);
+    for (node, at) in said {
+        let unchanged = at.map_or(Precondition::Absent, Precondition::At);
+        transaction = transaction.when(keyspace::custody(*node), unchanged);
+    }
+    transaction
         .when(keyspace::group(record.id), Precondition::At(at))
         .when(keyspace::refs(record.id), Precondition::Absent)
         .put_json(keyspace::group(record.id), &closing)
@@ -141,7 +152,7 @@ fn event(kind: &str, record: &GroupRecord, now_unix_us: u64) -> Event {
 
 #[cfg(test)]
 mod tests {
-    use maia_common::ids::{NodeId, RegionName, TenantId};
+    use maia_common::ids::{RegionName, TenantId};
     use maia_common::placement::{GroupKey, Member, MemberRole, Mode, Placement, PlacementSpec};
     use maia_common::topology::{Node, NodeState};
 
@@ -233,19 +244,19 @@ mod tests {
         };
         let placed = store.run(&placing(at, "p")).unwrap();
         assert_eq!(
-            store.run(&close(&group, at, "c", 1)),
+            store.run(&close((&group, at), &[], "c", 1)),
             None,
             "it has a tenant"
         );
         let deleting = store.run(&begin_removal(&tenant, placed, "b", 1)).unwrap();
         assert_eq!(
-            store.run(&close(&group, at, "d", 1)),
+            store.run(&close((&group, at), &[], "d", 1)),
             None,
             "its purge goes on"
         );
         let gone = end_removal(&tenant, deleting, "e", 1);
         store.run(&gone).unwrap();
-        assert!(store.run(&close(&group, at, "f", 1)).is_some());
+        assert!(store.run(&close((&group, at), &[], "f", 1)).is_some());
         assert_eq!(store.run(&placing(at, "q")), None, "it is closing");
     }
 
@@ -259,6 +270,7 @@ mod tests {
             disk_id: String::new(),
             state: NodeState::Active,
             witness: false,
+            farewell: maia_common::topology::Farewell::default(),
         };
         let mut closing = group(GroupState::Closing);
         let mut state = ClusterState {

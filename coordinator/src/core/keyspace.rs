@@ -15,6 +15,7 @@
 //! | `deleting/NAME` | the version of a tenant's placement that is being deleted |
 //! | `refs/ID` | how many placements name the group, as decimal text; absent: none |
 //! | `retirednode/ID` | the last record of a node that was removed: its id is never used again |
+//! | `custody/ID` | `Custody`: what the node has in quarantine, as it last said; absent: nothing |
 //! | `event/REVISION` | an event |
 
 use maia_common::ids::{GroupId, NodeId, ProxyId, RegionName, TenantId};
@@ -35,6 +36,8 @@ pub const PROXIES: &str = "proxy/";
 pub const DELETIONS: &str = "deleting/";
 /// Prefix of all groups' reference counts.
 pub const REFS: &str = "refs/";
+/// Prefix of what each node has in quarantine.
+pub const CUSTODIES: &str = "custody/";
 /// Prefix of all events.
 pub const EVENTS: &str = "event/";
 /// The last group id that was given out.
@@ -70,6 +73,12 @@ pub fn refs(group: GroupId) -> String {
 #[must_use]
 pub fn retired_node(node: NodeId) -> String {
     format!("retirednode/{:020}", node.get())
+}
+
+/// What a node has in quarantine, as it last said.
+#[must_use]
+pub fn custody(node: NodeId) -> String {
+    format!("{CUSTODIES}{:020}", node.get())
 }
 
 /// A region.

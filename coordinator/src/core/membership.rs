@@ -7,7 +7,8 @@
 //! node's record        in group 0          command
 //! joining, with disk   no                  AddLearner
 //! active               learner, caught up  SetVoters with it, while there is room
-//! removing             voter               SetVoters without it, once no group needs it
+//! removing             voter               SetVoters without it, once no group needs it, and its quarantine
+//!                                          is empty or given up: it needs the metastore to empty it
 //! removing             learner             DropLearners
 //! removing             no, nor in groups   Retire: the record goes, the id is never used again
 //! ```
@@ -19,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use maia_common::ids::NodeId;
 use maia_common::limits::MAX_VOTERS;
 use maia_common::placement::GroupState;
-use maia_common::topology::{Node, NodeState};
+use maia_common::topology::{Farewell, Node, NodeState};
 
 use super::cluster_state::ClusterState;
 
@@ -150,10 +151,12 @@ fn wanted_voters(state: &ClusterState, root: &Root) -> Option<BTreeSet<NodeId>> 
     ways.into_iter().find(can)
 }
 
-/// Whether the node is to go and no placement group has it as a member any more.
+/// Whether the node is to go, no placement group has it as a member any more, and nothing that only it
+/// has is waited for (I3).
 fn is_free_to_go(state: &ClusterState, node: &Node) -> bool {
     let mut open = state.groups.values();
     node.state == NodeState::Removing
+        && node.farewell != Farewell::Awaited
         && !open.any(|group| group.state != GroupState::Closing && group.has_member(node.id))
 }
 

@@ -16,6 +16,7 @@ fn node(id: u64, state: NodeState) -> Node {
         disk_id: "d".into(),
         state,
         witness: false,
+        farewell: Farewell::Empty,
     }
 }
 
@@ -130,6 +131,23 @@ fn nobody_leaves_who_is_needed() {
     state.groups.insert(group.id, group);
     let two = vec![Command::SetVoters(ids(&[1, 2]))];
     assert_eq!(next(&state, &all), two);
+}
+
+#[test]
+fn nobody_goes_before_it_has_said_that_it_has_nothing() {
+    let mut state = cluster(&[(1, A), (2, A), (3, R), (4, A)]);
+    let all = root(&[(1, 'V'), (2, 'V'), (3, 'V'), (4, 'V')]);
+    let out = root(&[(1, 'V'), (2, 'V'), (4, 'V')]);
+    let mut set = |farewell| {
+        state.nodes.get_mut(&NodeId::new(3)).unwrap().farewell = farewell;
+        (next(&state, &all), next(&state, &out))
+    };
+    assert_eq!(set(Farewell::Awaited), (vec![], vec![]));
+    let gone = vec![Command::SetVoters(ids(&[1, 2, 4]))];
+    let retired = vec![Command::Retire(NodeId::new(3))];
+    for farewell in [Farewell::Empty, Farewell::GivenUp] {
+        assert_eq!(set(farewell), (gone.clone(), retired.clone()));
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ pub mod acks;
 pub mod cluster_state;
 pub mod collection;
 pub mod conflict;
+pub mod custody;
 pub mod data;
 pub mod entries;
 pub mod feed;

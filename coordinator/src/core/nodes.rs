@@ -14,10 +14,11 @@ use maia_common::ids::{GroupId, NodeId, RegionName};
 use maia_common::limits::MAX_NODES;
 use maia_common::placement::{GroupRecord, GroupState, MemberRole};
 use maia_common::position::Revision;
-use maia_common::topology::{Node, NodeState};
+use maia_common::topology::{Farewell, Node, NodeState};
 use serde::{Deserialize, Serialize};
 
 use super::cluster_state::ClusterState;
+use super::custody::Custody;
 use super::keyspace;
 use super::membership::has_majority;
 use super::metastore::{Precondition, Transaction};
@@ -82,6 +83,12 @@ pub enum NodeRefusal {
          the group's tenants with their data"
     )]
     OnlyCopy(GroupId),
+    /// It has said that it has records in quarantine, and does not answer.
+    #[error(
+        "the node does not answer, and had {0}, which are nowhere else: start it, or give them up with \
+         accept_quarantine_loss=true"
+    )]
+    Quarantine(Custody),
 }
 
 impl NodeRefusal {
@@ -94,7 +101,9 @@ impl NodeRefusal {
             }
             NodeRefusal::Illegal(_) => ErrorCode::InvalidRequest,
             NodeRefusal::Unknown(_) => ErrorCode::NotFound,
-            NodeRefusal::Majority { .. } | NodeRefusal::OnlyCopy(_) => ErrorCode::DataLossRefused,
+            NodeRefusal::Majority { .. }
+            | NodeRefusal::OnlyCopy(_)
+            | NodeRefusal::Quarantine(_) => ErrorCode::DataLossRefused,
         }
     }
 }
@@ -140,6 +149,7 @@ pub fn add(
         disk_id: String::new(),
         state: NodeState::Joining,
         witness: new.witness,
+        farewell: Farewell::default(),
     };
     let transaction = Transaction::new(id, now_unix_us)
         .when(keyspace::node(new.id), Precondition::Absent)
@@ -189,6 +199,19 @@ pub struct Removal {
     pub groups: Vec<GroupLoss>,
     /// The groups of which it has the only copy: they go, with their tenants.
     pub lost: Vec<LostGroup>,
+    /// What becomes of its quarantine.
+    pub quarantine: QuarantinePlan,
+}
+
+/// What becomes of the quarantine of a node that is taken out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct QuarantinePlan {
+    /// The node stays until it is empty; else what stands there goes with the node.
+    pub awaited: bool,
+    /// Records that clients were told, or may have been told, are safe, as the node last said.
+    pub acknowledged: u64,
+    /// Others.
+    pub others: u64,
 }
 
 /// A group that is given up with the node.
@@ -211,9 +234,18 @@ pub struct GroupLoss {
     pub loses_home: bool,
 }
 
+/// What an operator gives up for a removal.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct GivenUp<'a> {
+    /// How many tenants the groups have, when those that the node has the only copy of may be lost.
+    pub groups: Option<&'a BTreeMap<GroupId, u64>>,
+    /// Whether what stands in its quarantine may be lost.
+    pub quarantine: bool,
+}
+
 /// What removing the node does, when it may be done. `root` are the voters of group 0, `answering`
-/// the nodes that answer now. `given_up`: how many tenants the groups have, when those that it has the
-/// only copy of may be lost; none: they may not.
+/// the nodes that answer now. A node that does not answer is not waited for: what only its disk has goes
+/// with it, which is refused when it has said that there is something.
 ///
 /// # Errors
 /// [`NodeRefusal`].
@@ -221,10 +253,12 @@ pub fn plan_removal(
     state: &ClusterState,
     root: &BTreeSet<NodeId>,
     answering: &BTreeSet<NodeId>,
-    node: NodeId,
-    given_up: Option<&BTreeMap<GroupId, u64>>,
+    (node, custody): (NodeId, &Custody),
+    give_up: GivenUp<'_>,
 ) -> Result<Removal, NodeRefusal> {
     let record = state.nodes.get(&node).ok_or(NodeRefusal::Unknown(node))?;
+    let given_up = give_up.groups;
+    let quarantine = plan_quarantine(answering.contains(&node), custody, give_up.quarantine)?;
     let left = check_majority("the metastore", root, answering, node)?;
     let open = state.groups.values().filter(|group| {
         group.state != GroupState::Closing && group.staying().any(|m| m.node == node)
@@ -245,6 +279,23 @@ pub fn plan_removal(
         metastore_voters_left: left,
         groups: groups.collect::<Result<_, _>>()?,
         lost: lost.collect(),
+        quarantine,
+    })
+}
+
+fn plan_quarantine(
+    answers: bool,
+    custody: &Custody,
+    is_given_up: bool,
+) -> Result<QuarantinePlan, NodeRefusal> {
+    if !answers && !is_given_up && !custody.is_empty() {
+        return Err(NodeRefusal::Quarantine(custody.clone()));
+    }
+    let (acknowledged, others) = custody.totals();
+    Ok(QuarantinePlan {
+        awaited: answers && !is_given_up,
+        acknowledged,
+        others,
     })
 }
 
@@ -322,6 +373,11 @@ pub fn begin_removal(
 ) -> Transaction {
     let removing = Node {
         state: NodeState::Removing,
+        farewell: if plan.quarantine.awaited {
+            Farewell::Awaited
+        } else {
+            Farewell::GivenUp
+        },
         ..node.clone()
     };
     let (last, last_seen) = match seen.last_group {
@@ -333,7 +389,7 @@ pub fn begin_removal(
         .when(keyspace::LAST_GROUP, last_seen)
         .put_json(keyspace::node(node.id), &removing)
         .put_json(keyspace::LAST_GROUP, &last)
-        .event(&removing_event(node, &plan.lost, now_unix_us));
+        .event(&removing_event(node, plan, now_unix_us));
     for (group, (record, revision)) in &seen.groups {
         let mut record = record.clone();
         if plan.lost.iter().any(|lost| lost.group == *group) {
@@ -351,11 +407,19 @@ pub fn begin_removal(
     transaction
 }
 
-fn removing_event(node: &Node, lost: &[LostGroup], now_unix_us: u64) -> Event {
+fn removing_event(node: &Node, plan: &Removal, now_unix_us: u64) -> Event {
     let mut event = event("node_removing", node, now_unix_us);
-    let lost: Vec<String> = lost.iter().map(|lost| lost.group.to_string()).collect();
+    let lost: Vec<String> = plan.lost.iter().map(|l| l.group.to_string()).collect();
     if !lost.is_empty() {
         event.detail = format!("{}; groups {} are given up", event.detail, lost.join(", "));
+    }
+    let kept = &plan.quarantine;
+    if !kept.awaited {
+        event.detail = format!(
+            "{}; without what only its disk has: writes that no other node got, and its quarantine, \
+             where it last said {} acknowledged and {} other records stand",
+            event.detail, kept.acknowledged, kept.others
+        );
     }
     event
 }
@@ -366,6 +430,7 @@ pub fn retire(node: &Node, at: Revision, id: &str, now_unix_us: u64) -> Transact
     Transaction::new(id, now_unix_us)
         .when(keyspace::node(node.id), Precondition::At(at))
         .delete(keyspace::node(node.id))
+        .delete(keyspace::custody(node.id))
         .put_json(keyspace::retired_node(node.id), node)
         .event(&event("node_removed", node, now_unix_us))
 }

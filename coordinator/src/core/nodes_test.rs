@@ -25,6 +25,7 @@ fn node(id: u64) -> Node {
         disk_id: "d".into(),
         state: NodeState::Active,
         witness: false,
+        farewell: Farewell::default(),
     }
 }
 
@@ -62,6 +63,15 @@ fn cluster(groups: &[GroupRecord]) -> ClusterState {
         groups: groups.iter().map(|g| (g.id, g.clone())).collect(),
         ..ClusterState::default()
     }
+}
+
+/// A node that has nothing in quarantine.
+fn with(id: u64) -> (NodeId, &'static Custody) {
+    static NOTHING: Custody = Custody {
+        held: Vec::new(),
+        more: false,
+    };
+    (NodeId::new(id), &NOTHING)
 }
 
 fn new(id: u64) -> NewNode {
@@ -116,7 +126,8 @@ fn an_id_is_used_once_and_a_node_needs_a_region_and_addresses() {
 fn a_removal_that_costs_a_majority_or_the_only_copy_is_refused() {
     let state = cluster(&[group(1, &[1, 2, 3]), group(2, &[1, 2])]);
     let ask = |state: &ClusterState, root: &[u64], answering: &[u64], id| {
-        plan_removal(state, &ids(root), &ids(answering), NodeId::new(id), None)
+        let (root, answering) = (ids(root), ids(answering));
+        plan_removal(state, &root, &answering, with(id), GivenUp::default())
     };
     let plan = ask(&state, &[1, 2, 3], &[1, 2], 3).unwrap();
     assert_eq!((plan.answers, plan.metastore_voters_left), (false, 2));
@@ -152,7 +163,7 @@ fn a_group_that_is_made_meanwhile_makes_the_removal_plan_anew() {
     let registered = Transaction::new("n", 1).put_json(keyspace::node(NodeId::new(3)), &node(3));
     let at = Revision::new(run(&registered).revision);
     let all = ids(&[1, 2, 3]);
-    let plan = plan_removal(&state, &all, &all, NodeId::new(3), None).unwrap();
+    let plan = plan_removal(&state, &all, &all, with(3), GivenUp::default()).unwrap();
     let seen = Seen {
         node: at,
         ..Seen::default()
@@ -179,7 +190,11 @@ fn only_copies_are_given_up_when_that_is_accepted() {
     let state = cluster(&[group(7, &[2]), group(8, &[1, 2, 3]), group(9, &[1])]);
     let (root, answering) = (ids(&[1, 2, 3]), ids(&[1, 3]));
     let counts = [(GroupId::new(7), 17)].into();
-    let plan = plan_removal(&state, &root, &answering, NodeId::new(2), Some(&counts)).unwrap();
+    let give_up = GivenUp {
+        groups: Some(&counts),
+        ..GivenUp::default()
+    };
+    let plan = plan_removal(&state, &root, &answering, with(2), give_up).unwrap();
     let lost = LostGroup {
         group: GroupId::new(7),
         tenants: 17,
@@ -217,4 +232,38 @@ fn only_copies_are_given_up_when_that_is_accepted() {
         (GroupState::Active, ids(&[2]))
     );
     assert_eq!(stored(9), state.groups[&GroupId::new(9)]);
+}
+
+#[test]
+fn a_quarantine_is_awaited_or_given_up_and_nothing_else() {
+    let state = cluster(&[]);
+    let root = ids(&[1, 2, 3]);
+    let some = Custody::of(&[(GroupId::new(7), (2, 1))].into());
+    let ask = |answering: &[u64], custody, quarantine| {
+        let give_up = GivenUp {
+            quarantine,
+            ..GivenUp::default()
+        };
+        let of = (NodeId::new(3), custody);
+        plan_removal(&state, &root, &ids(answering), of, give_up)
+    };
+    let alive = ask(&[1, 2, 3], &some, false).unwrap();
+    let kept = &alive.quarantine;
+    assert_eq!((kept.awaited, kept.acknowledged, kept.others), (true, 2, 1));
+    let dead = ask(&[1, 2], &some, false).unwrap_err();
+    assert_eq!(dead.code(), ErrorCode::DataLossRefused);
+    assert!(
+        dead.to_string().contains("2 acknowledged and 1 other"),
+        "{dead}"
+    );
+    for (answering, custody, given_up) in [
+        (&[1, 2][..], &some, true),
+        (&[1, 2, 3], &some, true),
+        (&[1, 2], with(3).1, false),
+    ] {
+        let plan = ask(answering, custody, given_up).unwrap();
+        assert!(!plan.quarantine.awaited);
+        let event = removing_event(&node(3), &plan, 1).detail;
+        assert!(event.contains("without what only its disk has"), "{event}");
+    }
 }

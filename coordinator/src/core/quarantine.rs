@@ -7,10 +7,12 @@
 //!                                                          ├─ its tenant was deleted ─────────────────▶ dropped
 //!                                                          ├─ acknowledged early ─▶ a record in the tenant's
 //!                                                          │                        group of today ─────▶ removed
-//!                                                          └─ else ─▶ waits for the operator
+//!                                                          └─ else ─▶ waits for the operator, and expires if
+//!                                                                     nobody was told that it is safe
 //! ```
 //! A resolution is keyed by where the record stood, so that whoever resolves it, and however often, it
-//! has one effect (I8). Entries stay on the node that had the record: no byte moves (I7).
+//! has one effect (I8). Entries stay on the node that had the record while it is a member of the tenant's
+//! group; another hands those that wait over to one (I7, see [`custody`](super::custody)).
 
 use std::fmt;
 use std::str::FromStr;
@@ -98,7 +100,7 @@ impl FromStr for EntryId {
 macro_rules! numbered {
     ($(#[$doc:meta])* $name:ident { $($(#[$of:meta])* $value:ident = $number:literal, $text:literal;)* }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum $name { $($(#[$of])* $value = $number,)* }
 
         impl $name {
@@ -151,10 +153,12 @@ numbered! {
         NotAcknowledged = 1, "not-acknowledged";
         /// The tenant's conflict strategy is `reject`.
         Rejected = 2, "strategy-reject";
-        /// Tombstones and keys of its time may have been forgotten.
+        /// By this node's clock, tombstones and keys of its time may have been forgotten.
         TooOld = 3, "too-old";
         /// Apply could not decide it, such as for a resource that would become too large.
         Refused = 4, "refused";
+        /// Whether its resource was deleted since is not remembered any more.
+        Forgotten = 5, "forgotten";
     }
 }
 
@@ -323,12 +327,14 @@ pub enum Step {
     Resolve(Resolution),
     /// The operator decides.
     Wait(Waiting),
+    /// Nobody was told that it is safe, and nobody has asked for it in its lifetime.
+    Expire,
     /// What must be known is not known yet.
     Later,
 }
 
 /// Decides by what is known now. `standing` is of the entry's position in its group's history as far
-/// as this node has it; none where this node no longer has the group: then apply looks.
+/// as a member has it; none where there is no such group any more: then apply looks.
 #[must_use]
 pub fn next_step(entry: &Entry, standing: Option<Standing>, home: Home, now_ms: u64) -> Step {
     if standing == Some(Standing::Applied) {
@@ -340,14 +346,17 @@ pub fn next_step(entry: &Entry, standing: Option<Standing>, home: Home, now_ms: 
         Home::Placed(created, _) if created > entry.record.placement => return Step::DropDeleted,
         Home::Placed(_, strategy) => strategy,
     };
-    if let Some(waiting) = entry.waiting {
-        return Step::Wait(waiting);
+    match entry.waiting {
+        Some(Waiting::NotAcknowledged) => return not_acknowledged(entry, now_ms),
+        // By the clock, which may have been wrong: looked at anew.
+        Some(Waiting::TooOld) | None => {}
+        Some(waiting) => return Step::Wait(waiting),
     }
     if standing == Some(Standing::NotYet) {
         return Step::Later;
     }
     if entry.acknowledged == Acknowledged::No {
-        return Step::Wait(Waiting::NotAcknowledged);
+        return not_acknowledged(entry, now_ms);
     }
     let resolution = match strategy {
         ConflictStrategy::LastWriteWins => Resolution::LastWriteWins,
@@ -358,6 +367,15 @@ pub fn next_step(entry: &Entry, standing: Option<Standing>, home: Home, now_ms: 
         return Step::Wait(Waiting::TooOld);
     }
     Step::Resolve(resolution)
+}
+
+fn not_acknowledged(entry: &Entry, now_ms: u64) -> Step {
+    let age_ms = now_ms.saturating_sub(entry.at_unix_ms);
+    if u128::from(age_ms) >= limits::UNACKNOWLEDGED_LIFETIME.as_millis() {
+        Step::Expire
+    } else {
+        Step::Wait(Waiting::NotAcknowledged)
+    }
 }
 
 /// Whether what would tell that the write is outdated may have been forgotten.
@@ -371,7 +389,7 @@ fn is_too_old(entry: &Entry, now_ms: u64) -> bool {
 #[must_use]
 pub fn waits_for(code: ErrorCode) -> Option<Waiting> {
     match code {
-        ErrorCode::PreconditionFailed => Some(Waiting::TooOld),
+        ErrorCode::PreconditionFailed => Some(Waiting::Forgotten),
         ErrorCode::InvalidRequest
         | ErrorCode::BodyTooLarge
         | ErrorCode::DivergedHistory

@@ -173,9 +173,40 @@ fn the_others_wait() {
     let too_late = 1000 + u64::try_from(limits::TOMBSTONE_LIFETIME.as_millis()).unwrap();
     let late = next_step(&entry, DIVERGED, placed(LWW), too_late);
     assert_eq!(late, Step::Wait(Waiting::TooOld));
-    entry.acknowledged = Acknowledged::No;
-    let step = next_step(&entry, DIVERGED, placed(LWW), 1000);
-    assert_eq!(step, Step::Wait(Waiting::NotAcknowledged));
+    entry.waiting = Some(Waiting::TooOld);
+    let set_right = next_step(&entry, DIVERGED, placed(LWW), 1000);
+    assert_eq!(
+        set_right,
+        Step::Resolve(Resolution::LastWriteWins),
+        "the clock had jumped"
+    );
+    for waiting in [Waiting::Rejected, Waiting::Refused, Waiting::Forgotten] {
+        entry.waiting = Some(waiting);
+        let step = next_step(&entry, DIVERGED, placed(LWW), 1000);
+        assert_eq!(step, Step::Wait(waiting));
+    }
+}
+
+#[test]
+fn what_nobody_was_told_is_safe_waits_for_its_lifetime() {
+    let mut entry = Entry {
+        acknowledged: Acknowledged::No,
+        at_unix_ms: 5000,
+        ..entry()
+    };
+    let lifetime_ms = u64::try_from(limits::UNACKNOWLEDGED_LIFETIME.as_millis()).unwrap();
+    for waiting in [None, Some(Waiting::NotAcknowledged)] {
+        entry.waiting = waiting;
+        let step = |now_ms| next_step(&entry, DIVERGED, placed(LWW), now_ms);
+        let waits = Step::Wait(Waiting::NotAcknowledged);
+        assert_eq!(step(1000), waits, "a clock that was set back");
+        assert_eq!(step(4999 + lifetime_ms), waits);
+        assert_eq!(step(5000 + lifetime_ms), Step::Expire);
+    }
+    entry.acknowledged = Acknowledged::Yes;
+    entry.waiting = Some(Waiting::Rejected);
+    let step = next_step(&entry, DIVERGED, placed(LWW), u64::MAX);
+    assert_eq!(step, Step::Wait(Waiting::Rejected), "never, of these");
 }
 
 #[test]

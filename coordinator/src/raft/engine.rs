@@ -411,6 +411,14 @@ impl Engine {
         self.groups.ids()
     }
 
+    /// The groups of which this node's disk has something: it has not left them.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn groups_not_left(&self) -> io::Result<BTreeSet<GroupId>> {
+        recovery::not_left(&self.raft_db)
+    }
+
     /// Where leader events come from.
     #[must_use]
     pub fn leader_events(&self) -> LeaderEvents {

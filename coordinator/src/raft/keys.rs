@@ -89,6 +89,14 @@ pub(crate) fn hard_key(group: GroupId, kind: HardState) -> Vec<u8> {
     group_key(group, &[kind as u8])
 }
 
+/// The group and the kind in a key of a hard state; none for other keys of the family.
+pub(crate) fn hard_state_of(key: &[u8]) -> Option<(GroupId, u8)> {
+    let (group, [kind]) = key.split_first_chunk::<GROUP_PREFIX_BYTES>()? else {
+        return None;
+    };
+    Some((GroupId::new(u64::from_be_bytes(*group)), *kind))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

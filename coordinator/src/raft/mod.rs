@@ -49,7 +49,7 @@ pub use events::{LeaderEvent, LeaderEvents};
 pub use group::{Follower, GroupStatus, Role};
 pub use keys::group_key;
 pub use propose::Applied;
-pub use quarantine::{Found, Quarantine};
+pub use quarantine::{Found, Page, Quarantine};
 pub use state::applier::{Applier, Effect, Mutations, Rows, StateError, StateView};
 pub use state::digest::StateDigest;
 pub use state::reader::{StateReader, StateSnapshot};

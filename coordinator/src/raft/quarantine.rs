@@ -17,8 +17,25 @@ pub struct Quarantine {
     db: Arc<DB>,
 }
 
-/// An entry as it was found; it may have rotted.
-pub type Found = (EntryId, Result<Entry, EntryError>);
+/// An entry as it was found.
+#[derive(Debug)]
+pub struct Found {
+    /// Where its record stood.
+    pub id: EntryId,
+    /// What it takes on disk, before compression.
+    pub size_bytes: u64,
+    /// It may have rotted.
+    pub entry: Result<Entry, EntryError>,
+}
+
+/// A part of the entries.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Those that were wanted.
+    pub found: Vec<Found>,
+    /// After which one to read on; none: there is nothing behind.
+    pub next: Option<EntryId>,
+}
 
 impl Quarantine {
     pub(crate) fn new(db: Arc<DB>) -> Self {
@@ -48,14 +65,29 @@ impl Quarantine {
         limit: usize,
         max_bytes: usize,
     ) -> io::Result<Vec<Found>> {
+        let page = self.search(after, (limit, max_bytes), |_| true)?;
+        Ok(page.found)
+    }
+
+    /// The same of those that are wanted; reads about so many bytes of all.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn search(
+        &self,
+        after: Option<EntryId>,
+        (limit, max_bytes): (usize, usize),
+        wanted: impl Fn(&Found) -> bool,
+    ) -> io::Result<Page> {
         let start = after.map(EntryId::key);
         let mode = match &start {
             Some(key) => IteratorMode::From(key, Direction::Forward),
             None => IteratorMode::Start,
         };
-        let (mut found, mut bytes) = (Vec::new(), 0);
+        let (mut page, mut bytes, mut last) = (Page::default(), 0, after);
         for row in self.db.iterator_cf(self.family(), mode) {
-            if found.len() >= limit || bytes >= max_bytes {
+            if page.found.len() >= limit || bytes >= max_bytes {
+                page.next = last;
                 break;
             }
             let (key, value) = row.map_err(io_error)?;
@@ -63,9 +95,52 @@ impl Quarantine {
                 continue;
             };
             bytes += value.len();
-            found.push((id, Entry::decode(value.into_vec().into())));
+            last = Some(id);
+            let found = Found {
+                id,
+                size_bytes: value.len() as u64,
+                entry: Entry::decode(value.into_vec().into()),
+            };
+            if wanted(&found) {
+                page.found.push(found);
+            }
         }
-        Ok(found)
+        Ok(page)
+    }
+
+    /// Whether there is an entry with this id, rotted or not.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn has(&self, id: EntryId) -> io::Result<bool> {
+        let found = self.db.get_pinned_cf(self.family(), id.key());
+        Ok(found.map_err(io_error)?.is_some())
+    }
+
+    /// Stores an entry that another node had, durably. Of one that is here, too, the stronger word on its
+    /// acknowledgement stays.
+    ///
+    /// # Errors
+    /// When the disk fails: then nothing is changed.
+    pub fn adopt(&self, mut entry: Entry) -> io::Result<()> {
+        if let Ok(Some(known)) = self.get(entry.id) {
+            entry.acknowledged = entry.acknowledged.max(known.acknowledged);
+        }
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.family(), entry.id.key(), entry.encode());
+        self.write(batch)
+    }
+
+    /// Takes what was removed off the files.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn compact(&self) -> io::Result<()> {
+        let family = self.family();
+        self.db.flush_cf(family).map_err(io_error)?;
+        let all = (None::<&[u8]>, None::<&[u8]>);
+        self.db.compact_range_cf(family, all.0, all.1);
+        Ok(())
     }
 
     /// How many entries there are, rotted ones counted.
@@ -94,6 +169,10 @@ impl Quarantine {
         for id in gone {
             batch.delete_cf(family, id.key());
         }
+        self.write(batch)
+    }
+
+    fn write(&self, batch: WriteBatch) -> io::Result<()> {
         let mut options = WriteOptions::default();
         options.set_sync(true);
         self.db.write_opt(batch, &options).map_err(io_error)

@@ -266,6 +266,7 @@ impl Joining {
             disk_id: self.identity.disk_id.clone(),
             state: NodeState::Active,
             witness: false,
+            farewell: maia_common::topology::Farewell::default(),
         });
         if let Some(configured) = configured {
             node.region = self.config.node.region.clone();

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use super::clock::unix_us;
 use super::cluster::Cluster;
 use crate::core::cluster_state::ClusterState;
+use crate::core::custody::{self, Custody};
 use crate::core::membership::{self, Command, MemberView, Root};
 use crate::core::metastore::Transaction;
 use crate::core::{collection, keyspace, nodes};
@@ -196,7 +197,8 @@ impl Controller {
         if !given_up.is_empty() {
             self.abandon(given_up).await?;
         }
-        let empty = collection::empty(state, &counted);
+        let held = custody::held_groups(&self.custodies()?, state);
+        let empty = collection::empty(state, &(&counted | &held));
         self.empty_since.retain(|group, _| empty.contains(group));
         for group in empty {
             self.empty_since.entry(group).or_insert(now);
@@ -217,6 +219,19 @@ impl Controller {
             }
         }
         Ok(())
+    }
+
+    /// When the group's members last said what they have in quarantine; none of those that have nothing.
+    fn said_by(
+        &self,
+        group: &GroupRecord,
+    ) -> Result<Vec<(NodeId, Option<Revision>)>, MetastoreError> {
+        let said = group.members.iter().map(|member| {
+            let key = keyspace::custody(member.node);
+            let said = metastore::get::<Custody>(&*self.store, &key)?;
+            Ok((member.node, said.map(|said| said.revision)))
+        });
+        said.collect()
     }
 
     /// Ends a batch of the placements in groups that were given up.
@@ -260,6 +275,22 @@ impl Controller {
         Ok(counted)
     }
 
+    /// What the nodes have said that they have in quarantine.
+    fn custodies(&self) -> Result<Vec<Custody>, MetastoreError> {
+        let mut said = Vec::new();
+        self.store.read(&mut |view| {
+            let rows = metastore::range(view, keyspace::CUSTODIES, None, limits::MAX_NODES)?;
+            for (key, row) in rows {
+                let custody = serde_json::from_slice(&row.value).map_err(|error| StateError {
+                    reason: format!("`{key}`: {error}"),
+                })?;
+                said.push(custody);
+            }
+            Ok(())
+        })?;
+        Ok(said)
+    }
+
     /// Closes groups that are empty by their count, after a look through all tenants: a wrong count
     /// must cost nobody's data.
     async fn close(&mut self, groups: Vec<GroupId>) -> Result<(), MetastoreError> {
@@ -274,7 +305,9 @@ impl Controller {
             }
             if let Some(stored) = self.record(group)? {
                 let id = transaction_id("close", &group);
-                let plan = collection::close(&stored.value, stored.revision, &id, unix_us());
+                let said = self.said_by(&stored.value)?;
+                let record = (&stored.value, stored.revision);
+                let plan = collection::close(record, &said, &id, unix_us());
                 tracing::info!(%group, "closing a group without placements");
                 self.commit(plan).await?;
             }

@@ -145,6 +145,7 @@ impl Node {
             clock: Arc::clone(&parts.clock),
             silence,
         });
+        let quarantine = parts.quarantine(&config, &data);
         let peer = PeerService {
             identity: identity.clone(),
             engine: Arc::clone(&parts.engine),
@@ -153,6 +154,7 @@ impl Node {
             data: data.clone(),
             entries: EntriesService::new(data.clone(), parts.tasks.clone(), Handle::current()),
             hub: Arc::clone(&parts.hub),
+            quarantine: quarantine.clone(),
         };
         let placements = Placements::new(
             Arc::clone(&parts.store) as Arc<dyn Metastore>,
@@ -161,7 +163,7 @@ impl Node {
         );
         let feed = parts.feed(placements.clone(), silence);
         parts.serve_rpc(&key, rpc, peer, feed);
-        let api = parts.api(&config, &identity, data, placements);
+        let api = parts.api(&config, &identity, (data, quarantine), placements);
         parts.serve_api(api.clone(), http);
         let beginning = Beginning {
             identity,
@@ -300,6 +302,24 @@ impl Parts {
             });
     }
 
+    /// The quarantine, and what looks after it, also on a node that was removed.
+    fn quarantine(&self, config: &Config, data: &DataService) -> QuarantineService {
+        let quarantine = QuarantineService::new(QuarantineParts {
+            me: self.me.clone(),
+            engine: Arc::clone(&self.engine),
+            data: data.clone(),
+            clock: Arc::clone(&self.clock),
+            store: self.store(),
+            cluster: self.cluster.clone(),
+            peers: Arc::clone(&self.peers),
+            first: config.bootstrap.nodes.iter().map(|n| n.id).collect(),
+            removed: self.removed.subscribe(),
+        });
+        let resolver = quarantine.clone().run();
+        self.tasks.spawn_until_stop("quarantine", resolver);
+        quarantine
+    }
+
     fn store(&self) -> Arc<dyn Metastore> {
         Arc::clone(&self.store) as Arc<dyn Metastore>
     }
@@ -389,7 +409,7 @@ impl Parts {
         &self,
         config: &Config,
         identity: &Identity,
-        data: DataService,
+        (data, quarantine): (DataService, QuarantineService),
         placements: Placements,
     ) -> Api {
         let regions = Regions::new(self.store(), self.cluster.clone());
@@ -400,14 +420,6 @@ impl Parts {
             self.cluster.clone(),
             Arc::clone(&self.peers),
         );
-        let quarantine = QuarantineService::new(QuarantineParts {
-            me: self.me.clone(),
-            engine: Arc::clone(&self.engine),
-            data: data.clone(),
-            clock: Arc::clone(&self.clock),
-        });
-        let resolver = quarantine.clone().run();
-        self.tasks.spawn_until_stop("quarantine", resolver);
         let vitals = Arc::<ArcSwap<Vitals>>::default();
         let sampled = vitals::sample(Arc::clone(&self.engine), Arc::clone(&vitals));
         self.tasks.spawn_until_stop("vitals", sampled);

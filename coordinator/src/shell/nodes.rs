@@ -10,14 +10,15 @@ use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, NodeId};
 use maia_common::limits;
 use maia_common::placement::GroupRecord;
-use maia_common::topology::{Node, NodeState};
+use maia_common::topology::{Farewell, Node, NodeState};
 use serde::Serialize;
 
 use super::clock::unix_us;
 use super::cluster::Cluster;
 use super::peers::Peers;
 use super::placements::Refusal;
-use crate::core::nodes::{self, NewNode, NodeRefusal, Removal, Seen};
+use crate::core::custody::{self, Custody};
+use crate::core::nodes::{self, GivenUp, NewNode, NodeRefusal, Removal, Seen};
 use crate::core::{cluster_state::ClusterState, keyspace};
 use crate::metastore::{self, Metastore, MetastoreError, Outcome, Versioned};
 use crate::raft::Engine;
@@ -37,6 +38,9 @@ pub struct NodeView {
     pub metastore: &'static str,
     /// Placement groups that have it as a member.
     pub groups: Vec<GroupId>,
+    /// While it is being taken out: what for it is not out yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
 }
 
 /// How to take a node out.
@@ -46,6 +50,8 @@ pub struct HowToRemove {
     pub dry_run: bool,
     /// Groups of which it has the only copy are given up, with their tenants.
     pub accept_data_loss: bool,
+    /// What stands in its quarantine, and nowhere else, is given up.
+    pub accept_quarantine_loss: bool,
 }
 
 /// What came of a removal.
@@ -53,8 +59,8 @@ pub struct HowToRemove {
 pub enum Removed {
     /// It has begun, or would begin so.
     Going(Removal),
-    /// It has begun before.
-    Already,
+    /// It has begun before, and waits for this.
+    Already(String),
     /// The node is no more.
     Gone,
 }
@@ -110,8 +116,16 @@ impl Nodes {
             node: node.clone(),
             metastore: part(node.id),
             groups: groups_of(&state, node.id),
+            waits_for: custody::waits_for(&state, node, &self.custody(node.id)),
         });
         nodes.collect()
+    }
+
+    /// What the node last said that it has in quarantine.
+    fn custody(&self, node: NodeId) -> Custody {
+        let said = metastore::get::<Custody>(&*self.store, &keyspace::custody(node));
+        let said = said.ok().flatten();
+        said.map_or_else(Custody::default, |said| said.value)
     }
 
     /// Writes a new node's record; the controller has it follow group 0 once it has come.
@@ -154,8 +168,17 @@ impl Nodes {
                     None => Err(NodeRefusal::Unknown(node).into()),
                 };
             };
+            let custody = self.custody(node);
             if stored.value.state == NodeState::Removing {
-                return Ok(Removed::Already);
+                if how.dry_run
+                    || !how.accept_quarantine_loss
+                    || stored.value.farewell != Farewell::Awaited
+                {
+                    let text = custody::waits_for(&state, &stored.value, &custody);
+                    return Ok(Removed::Already(text.unwrap_or_default()));
+                }
+                self.give_up(&stored, &custody, deadline).await?;
+                continue;
             }
             let root = self.engine.status(GroupId::METASTORE);
             let voters = root.map(|root| root.voters.into_iter().collect());
@@ -166,7 +189,12 @@ impl Nodes {
                 continue;
             };
             let counts = how.accept_data_loss.then(|| self.counts()).transpose()?;
-            let plan = nodes::plan_removal(&state, &voters, &answering, node, counts.as_ref())?;
+            let give_up = GivenUp {
+                groups: counts.as_ref(),
+                quarantine: how.accept_quarantine_loss,
+            };
+            let of = (node, &custody);
+            let plan = nodes::plan_removal(&state, &voters, &answering, of, give_up)?;
             if how.dry_run {
                 return Ok(Removed::Going(plan));
             }
@@ -177,6 +205,21 @@ impl Nodes {
             }
         }
         Err(too_busy())
+    }
+
+    /// Goes on without what the node has in quarantine.
+    async fn give_up(
+        &self,
+        node: &Versioned<Node>,
+        custody: &Custody,
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
+        let id = transaction_id("node-give-up", node.value.id);
+        let of = (&node.value, node.revision);
+        let plan = custody::end_wait(of, Farewell::GivenUp, custody, &id, unix_us());
+        tracing::warn!(node = %node.value.id, %custody, "a node goes without its quarantine");
+        self.store.transact(plan, deadline).await?;
+        Ok(())
     }
 
     /// How many tenants each group has.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, NodeId};
 use maia_common::limits;
-use maia_common::position::Term;
+use maia_common::position::{Index, Position, Term};
 use maia_common::topology::{Leader, Node};
 use maia_common::wire::peer as wire;
 use tonic::{Request, Response, Status};
@@ -17,9 +17,11 @@ use super::cluster::{Cluster, Hint};
 use super::data::DataService;
 use super::entries_service::EntriesService;
 use super::identity::Identity;
-use super::peers::PeerError;
+use super::peers::{self, PeerError};
+use super::quarantine::QuarantineService;
 use crate::core::keyspace;
 use crate::core::metastore::{self as core, Precondition, Transaction};
+use crate::core::quarantine::{Entry, EntryId};
 use crate::core::record::Record;
 use crate::feed::{Hub, Subscriber};
 use crate::metastore::{self, Metastore, RaftMetastore};
@@ -41,6 +43,8 @@ pub struct PeerService {
     pub entries: EntriesService,
     /// Its feed.
     pub hub: Arc<Hub>,
+    /// Its quarantine.
+    pub quarantine: QuarantineService,
 }
 
 fn feed_proxy(subscriber: Subscriber) -> wire::FeedProxy {
@@ -226,6 +230,50 @@ impl wire::peer_server::Peer for PeerService {
             },
         };
         Ok(Response::new(reply))
+    }
+
+    async fn standing(
+        &self,
+        request: Request<wire::StandingRequest>,
+    ) -> Result<Response<wire::StandingReply>, Status> {
+        let request = request.into_inner();
+        let (term, index) = (Term::new(request.term), Index::new(request.index));
+        let id = EntryId {
+            group: GroupId::new(request.group),
+            position: Position::new(term, index),
+        };
+        let reply = match self.quarantine.standing_here(id).await {
+            Ok(Some(standing)) => wire::StandingReply {
+                standing: peers::quarantine::number_of(standing),
+                refusal: None,
+            },
+            Ok(None) => wire::StandingReply {
+                standing: 0,
+                refusal: Some(not_leader(None)),
+            },
+            Err(error) => wire::StandingReply {
+                standing: 0,
+                refusal: Some(refuse(ErrorCode::Internal, error.to_string())),
+            },
+        };
+        Ok(Response::new(reply))
+    }
+
+    async fn take_quarantined(
+        &self,
+        request: Request<wire::TakeQuarantinedRequest>,
+    ) -> Result<Response<wire::TakeQuarantinedReply>, Status> {
+        let request = request.into_inner();
+        let entry = Entry::decode(request.entry)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let taken = self
+            .quarantine
+            .take(entry, deadline(request.timeout_ms))
+            .await;
+        let refusal = taken
+            .err()
+            .map(|refusal| refuse(refusal.code, refusal.detail));
+        Ok(Response::new(wire::TakeQuarantinedReply { refusal }))
     }
 
     async fn identify(

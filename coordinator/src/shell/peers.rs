@@ -2,6 +2,8 @@
 //! the directory. Every call has a deadline and carries the cluster's proof. A call that may have
 //! reached the other side and was not answered is told apart from one that did not.
 
+pub(super) mod quarantine;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};

@@ -1,34 +1,44 @@
 //! The owner of this node's quarantine: looks at each entry, drops what proves to be committed, has what
-//! was acknowledged resolved in the tenant's group of today, marks the rest as waiting, and carries out
-//! what the operator decides. One entry at a time; every step may be cut by a crash and is done again:
-//! a resolution has one key, and an entry goes only after its outcome is known (I3, I8).
+//! was acknowledged resolved in the tenant's group of today, marks the rest as waiting, or hands it over
+//! where this node may not keep it, and carries out what the operator decides. Every step may be cut by a
+//! crash and is done again: a resolution has one key, and an entry goes only after its outcome is known, or
+//! another node has it durably (I3, I7, I8).
 //!
 //! ```text
 //! entry ─▶ next_step ─┬─ resolve ─▶ DataService::reconcile ─▶ applied ─▶ removed
 //!                     ├─ drop ──────────────────────────────────────────▶ removed
-//!                     ├─ wait ─▶ marked
+//!                     ├─ wait ─┬─ this node is a member ─▶ marked
+//!                     │        └─ it is not ─▶ handed over to one that is ─▶ removed
 //!                     └─ later ─▶ the next look
 //! ```
 
 mod counts;
+mod handover;
 mod look;
+mod say;
+mod turns;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use maia_common::error_code::ErrorCode;
-use maia_common::ids::{NodeId, RegionName, TenantId};
-use tokio::sync::Mutex;
+use maia_common::ids::{GroupId, NodeId, RegionName, TenantId};
+use maia_common::limits;
+use tokio::sync::{Mutex, Semaphore, watch};
 
 pub use counts::{Counts, Outcome};
 
 use super::clock::Clock;
+use super::cluster::Cluster;
 use super::data::DataService;
+use super::peers::Peers;
 use super::placements::Refusal;
 use crate::core::history::Standing;
 use crate::core::quarantine::{self as core, Entry, EntryId, Home, Resolution};
-use crate::raft::{Engine, Found, Quarantine};
+use crate::metastore::Metastore;
+use crate::raft::{Engine, Found, Page, Quarantine};
 
 /// Bytes of entries that are read for one answer, about.
 const MAX_LIST_BYTES: usize = 4 << 20;
@@ -43,13 +53,29 @@ pub struct QuarantineParts {
     pub data: DataService,
     /// For resolutions' times.
     pub clock: Arc<Clock>,
+    /// To say what is here.
+    pub store: Arc<dyn Metastore>,
+    /// For the groups' members.
+    pub cluster: Cluster,
+    /// For what other members know and take.
+    pub peers: Arc<Peers>,
+    /// Whom to ask when nothing is known of the cluster.
+    pub first: Vec<NodeId>,
+    /// Whether this node was removed from the cluster.
+    pub removed: watch::Receiver<bool>,
 }
 
 struct Inner {
     parts: QuarantineParts,
     counts: Counts,
+    /// Entries that other nodes handed over.
+    adopted: AtomicU64,
     /// The resolver and the operator never work on one entry at once.
     one: Mutex<()>,
+    /// Entries come in one at a time, and none behind this node's word that it has nothing.
+    intake: Mutex<()>,
+    /// Bounds the threads that wait for the disk.
+    io: Semaphore,
 }
 
 /// The service. Cheap to clone.
@@ -65,15 +91,21 @@ pub enum Action {
     Drop,
 }
 
-/// Why an entry could not be dealt with just now.
-enum Hindrance {
-    Refused(Refusal),
-    Disk(io::Error),
+/// Which entries are asked for; what is not named may be any.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Of this tenant. A damaged one is of nobody.
+    pub tenant: Option<TenantId>,
+    /// Cut off the log of this group.
+    pub group: Option<GroupId>,
 }
 
-impl From<io::Error> for Hindrance {
-    fn from(error: io::Error) -> Self {
-        Self::Disk(error)
+impl Wanted {
+    fn is(&self, found: &Found) -> bool {
+        let tenant = found.entry.as_ref().ok();
+        let tenant = tenant.and_then(|entry| entry.record.tenant.as_ref());
+        self.group.is_none_or(|group| found.id.group == group)
+            && (self.tenant.is_none() || self.tenant.as_ref() == tenant)
     }
 }
 
@@ -84,11 +116,14 @@ impl QuarantineService {
         Self(Arc::new(Inner {
             parts,
             counts: Counts::default(),
+            adopted: AtomicU64::new(0),
             one: Mutex::default(),
+            intake: Mutex::default(),
+            io: Semaphore::new(limits::MAX_QUARANTINE_IO),
         }))
     }
 
-    /// This node: entries are never anywhere else.
+    /// This node: it answers for its own entries alone.
     #[must_use]
     pub fn node(&self) -> NodeId {
         self.0.parts.me.0
@@ -100,26 +135,35 @@ impl QuarantineService {
         &self.0.counts
     }
 
-    fn entries(&self) -> Quarantine {
-        self.0.parts.engine.quarantine()
+    /// Grows with each entry that comes.
+    fn news(&self) -> u64 {
+        let adopted = self.0.adopted.load(Ordering::Relaxed);
+        self.0.parts.engine.log_stats().quarantined + adopted
     }
 
-    /// A page of entries in the order of their ids, after `after`; fewer than `limit` when they are
-    /// large, none at the end.
+    /// A page of entries in the order of their ids, after `after`; fewer than `limit` when they are large
+    /// or few are wanted.
     ///
     /// # Errors
     /// [`Refusal`] when the disk fails.
-    pub fn list(&self, after: Option<EntryId>, limit: usize) -> Result<Vec<Found>, Refusal> {
-        let page = self.entries().page(after, limit, MAX_LIST_BYTES);
-        page.map_err(|error| unreadable(&error))
+    pub async fn list(
+        &self,
+        after: Option<EntryId>,
+        limit: usize,
+        wanted: Wanted,
+    ) -> Result<Page, Refusal> {
+        let caps = (limit, MAX_LIST_BYTES);
+        let page = self.disk(move |entries| entries.search(after, caps, |found| wanted.is(found)));
+        page.await.map_err(|error| unreadable(&error))
     }
 
     /// The entry with this id.
     ///
     /// # Errors
     /// [`Refusal`]: `not_found`, or the disk fails.
-    pub fn get(&self, id: EntryId) -> Result<Entry, Refusal> {
-        let found = self.entries().get(id).map_err(|error| unreadable(&error))?;
+    pub async fn get(&self, id: EntryId) -> Result<Entry, Refusal> {
+        let found = self.disk(move |entries| entries.get(id)).await;
+        let found = found.map_err(|error| unreadable(&error))?;
         found.ok_or_else(|| {
             let text = format!("no entry `{id}` in the quarantine of node {}", self.node());
             Refusal::new(ErrorCode::NotFound, text)
@@ -137,32 +181,28 @@ impl QuarantineService {
         deadline: Instant,
     ) -> Result<Outcome, Refusal> {
         let _one = self.0.one.lock().await;
-        let entry = match self.get(id) {
+        let entry = match self.get(id).await {
             // One that has rotted can still be dropped.
             Err(refusal) if refusal.code != ErrorCode::NotFound && action == Action::Drop => None,
             found => Some(found?),
         };
-        let settled = match (action, entry) {
+        match (action, entry) {
             (Action::Apply, Some(entry)) => self.overwrite(&entry, deadline).await,
             (Action::Apply | Action::Drop, entry) => self.drop_entry(id, entry).await,
-        };
-        settled.map_err(|hindrance| match hindrance {
-            Hindrance::Refused(refusal) => refusal,
-            Hindrance::Disk(error) => unreadable(&error),
-        })
+        }
     }
 
-    async fn overwrite(&self, entry: &Entry, deadline: Instant) -> Result<Outcome, Hindrance> {
-        if self.standing(entry.id)? == Some(Standing::Applied) {
+    async fn overwrite(&self, entry: &Entry, deadline: Instant) -> Result<Outcome, Refusal> {
+        let standing = self.standing_here(entry.id).await;
+        if standing.map_err(|error| unreadable(&error))? == Some(Standing::Applied) {
             return self.settle(entry.id, None, Outcome::Committed).await;
         }
         let how = Resolution::Overwrite;
-        let outcome = self.resolve(entry, how, deadline).await;
-        let outcome = outcome.map_err(Hindrance::Refused)?;
+        let outcome = self.resolve(entry, how, deadline).await?;
         self.settle(entry.id, Some(how), outcome).await
     }
 
-    async fn drop_entry(&self, id: EntryId, entry: Option<Entry>) -> Result<Outcome, Hindrance> {
+    async fn drop_entry(&self, id: EntryId, entry: Option<Entry>) -> Result<Outcome, Refusal> {
         let dropped = self.settle(id, None, Outcome::Dropped).await?;
         let tenant = entry
             .as_ref()
@@ -177,14 +217,18 @@ impl QuarantineService {
         Ok(dropped)
     }
 
-    /// What the group's history here says of the position; none where the group is not here any more.
-    fn standing(&self, id: EntryId) -> io::Result<Option<Standing>> {
+    /// What the group's history here says of the position; none where the group is not here.
+    ///
+    /// # Errors
+    /// When the state can't be read.
+    pub async fn standing_here(&self, id: EntryId) -> io::Result<Option<Standing>> {
         let engine = &self.0.parts.engine;
         if engine.status(id.group).is_none() {
             return Ok(None);
         }
         let state = engine.state();
-        let standing = state.snapshot().standing(id.group, id.position);
+        let read = move || state.snapshot().standing(id.group, id.position);
+        let standing = self.blocking(read).await?;
         standing.map(Some).map_err(io::Error::other)
     }
 
@@ -198,7 +242,7 @@ impl QuarantineService {
         let Some(tenant) = &entry.record.tenant else {
             return Ok(Outcome::Dropped);
         };
-        let Home::Placed(created, _) = parts.data.home_of(tenant, deadline).await else {
+        let (Home::Placed(created, _), _) = parts.data.home_of(tenant, deadline).await? else {
             let text = format!("tenant `{tenant}` has no home now");
             return Err(Refusal::new(ErrorCode::UnknownTenant, text));
         };
@@ -214,8 +258,9 @@ impl QuarantineService {
         id: EntryId,
         how: Option<Resolution>,
         outcome: Outcome,
-    ) -> Result<Outcome, Hindrance> {
-        self.disk(move |entries| entries.change(&[], &[id])).await?;
+    ) -> Result<Outcome, Refusal> {
+        let removed = self.disk(move |entries| entries.change(&[], &[id]));
+        removed.await.map_err(|error| unreadable(&error))?;
         self.0.counts.count(how, outcome);
         Ok(outcome)
     }
@@ -225,9 +270,19 @@ impl QuarantineService {
         &self,
         work: impl FnOnce(&Quarantine) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let entries = self.entries();
-        let done = tokio::task::spawn_blocking(move || work(&entries)).await;
-        done.map_err(io::Error::other)?
+        let entries = self.0.parts.engine.quarantine();
+        self.blocking(move || work(&entries)).await?
+    }
+
+    /// Work for a thread that may wait, few of them at once.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let turn = self.0.io.acquire().await;
+        let _turn = turn.map_err(io::Error::other)?;
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(io::Error::other)
     }
 }
 

@@ -148,7 +148,8 @@ impl World {
                 self.oracle.counts.proven += 1;
                 self.release(n, kept.entry.id);
             }
-            Step::DropDeleted => self.release(n, kept.entry.id),
+            // Lifetimes are far longer than a run.
+            Step::DropDeleted | Step::Expire => self.release(n, kept.entry.id),
             Step::Resolve(how) => self.propose_resolution(n, kept, how),
             Step::Wait(waiting) if kept.entry.waiting != Some(waiting) => {
                 self.let_wait(n, kept, waiting);

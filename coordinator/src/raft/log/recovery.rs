@@ -1,6 +1,7 @@
 //! Reads a group's hard state and the ends of its log when the group starts, and checks what is
 //! between: a hole that nobody notices would be acknowledged (I2).
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io;
 
@@ -10,7 +11,9 @@ use rocksdb::{DB, Direction, IteratorMode, ReadOptions};
 
 use super::super::codec;
 use super::super::db::{CF_HARD_STATE, CF_LOG, family, io_error};
-use super::super::keys::{HardState, group_range, hard_key, index_of_log_key, log_key};
+use super::super::keys::{
+    HardState, group_range, hard_key, hard_state_of, index_of_log_key, log_key,
+};
 use super::super::types::{RaftLogId, next_index, term_of};
 use super::ledger::Ledger;
 use super::tail::{EntryReadError, Tail, written_ms};
@@ -22,6 +25,21 @@ const FOUND_PARTS: u64 = 32;
 /// Whether this node has left the group.
 pub(crate) fn has_left(db: &DB, group: GroupId) -> io::Result<bool> {
     Ok(read_hard(db, group, HardState::Left)?.is_some())
+}
+
+/// The groups that have a hard state, and no mark that they were left.
+pub(crate) fn not_left(db: &DB) -> io::Result<BTreeSet<GroupId>> {
+    let (mut had, mut left) = (BTreeSet::new(), BTreeSet::new());
+    for row in db.iterator_cf(family(db, CF_HARD_STATE), IteratorMode::Start) {
+        let (key, _) = row.map_err(io_error)?;
+        if let Some((group, kind)) = hard_state_of(&key) {
+            had.insert(group);
+            if kind == HardState::Left as u8 {
+                left.insert(group);
+            }
+        }
+    }
+    Ok(&had - &left)
 }
 
 /// The group's tail as the disk has it: nothing in memory yet.

@@ -64,7 +64,7 @@ fn data(body: &str) -> Record {
 
 fn entries(quarantine: &Quarantine) -> Vec<Entry> {
     let found = quarantine.page(None, usize::MAX, usize::MAX).unwrap();
-    found.into_iter().map(|(_, entry)| entry.unwrap()).collect()
+    found.into_iter().map(|f| f.entry.unwrap()).collect()
 }
 
 fn indexes(quarantine: &Quarantine) -> Vec<u64> {
@@ -313,10 +313,10 @@ async fn pages_go_on_after_an_entry_and_removal_is_of_one() {
     let quarantine = store.quarantine();
     let first = quarantine.page(None, 2, usize::MAX).unwrap();
     assert_eq!(first.len(), 2);
-    let second = quarantine.page(Some(first[1].0), 9, 1).unwrap();
+    let second = quarantine.page(Some(first[1].id), 9, 1).unwrap();
     assert_eq!(second.len(), 1, "at least one, whatever its size");
-    assert_eq!(second[0].0.position.index, Index::new(2));
-    let (gone, other) = (first[0].0, first[1].1.as_ref().unwrap());
+    assert_eq!(second[0].id.position.index, Index::new(2));
+    let (gone, other) = (first[0].id, first[1].entry.as_ref().unwrap());
     quarantine.change(&[], &[gone]).unwrap();
     let waits = Entry {
         waiting: Some(Waiting::TooOld),
@@ -328,11 +328,56 @@ async fn pages_go_on_after_an_entry_and_removal_is_of_one() {
     };
     quarantine.change(&[late, waits], &[gone]).unwrap();
     assert_eq!(quarantine.count().unwrap(), 4, "what is gone stays gone");
-    let marked = quarantine.get(first[1].0).unwrap().unwrap();
+    let marked = quarantine.get(first[1].id).unwrap().unwrap();
     assert_eq!(marked.waiting, Some(Waiting::TooOld));
     assert_eq!(indexes(&quarantine), [1, 2, 3, 4]);
-    assert!(quarantine.get(first[0].0).unwrap().is_none());
-    assert!(quarantine.get(first[1].0).unwrap().is_some());
+    assert!(quarantine.get(first[0].id).unwrap().is_none());
+    assert!(quarantine.get(first[1].id).unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_node_hands_over_is_kept_once_with_the_stronger_word() {
+    let store = Store::new();
+    let mut log = store.open().await;
+    append(&mut log, 1, 0..3).await;
+    log.truncate_after(None).await.unwrap();
+    let quarantine = store.quarantine();
+    let mut theirs = entries(&quarantine).remove(1);
+    assert_eq!(theirs.acknowledged, Acknowledged::Perhaps);
+    theirs.acknowledged = Acknowledged::Yes;
+    quarantine.adopt(theirs.clone()).unwrap();
+    theirs.acknowledged = Acknowledged::No;
+    theirs.waiting = Some(Waiting::Rejected);
+    quarantine.adopt(theirs.clone()).unwrap();
+    assert_eq!(quarantine.count().unwrap(), 3);
+    let kept = quarantine.get(theirs.id).unwrap().unwrap();
+    let word = (kept.acknowledged, kept.waiting);
+    assert_eq!(word, (Acknowledged::Yes, Some(Waiting::Rejected)));
+    theirs.id.position.index = Index::new(9);
+    quarantine.adopt(theirs.clone()).unwrap();
+    quarantine.compact().unwrap();
+    assert!(quarantine.has(theirs.id).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_reads_on_past_what_is_not_wanted_and_says_where_it_ended() {
+    let store = Store::new();
+    let mut log = store.open().await;
+    append(&mut log, 1, 0..6).await;
+    log.truncate_after(None).await.unwrap();
+    let quarantine = store.quarantine();
+    let odd = |found: &Found| found.id.position.index.get() % 2 == 1;
+    let first = quarantine.search(None, (2, usize::MAX), odd).unwrap();
+    let at = |page: &Page| -> Vec<u64> {
+        let found = page.found.iter();
+        found.map(|found| found.id.position.index.get()).collect()
+    };
+    assert_eq!(at(&first), [1, 3]);
+    let last = quarantine.search(first.next, (2, usize::MAX), odd).unwrap();
+    assert_eq!((at(&last), last.next), (vec![5], None));
+    let little = quarantine.search(None, (2, 1), odd).unwrap();
+    assert_eq!(at(&little), [0u64; 0], "it read its share");
+    assert!(little.next.is_some());
 }
 
 /// The node that leads.

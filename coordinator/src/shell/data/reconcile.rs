@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use maia_common::error_code::ErrorCode;
-use maia_common::ids::TenantId;
+use maia_common::ids::{GroupId, TenantId};
 use maia_common::wire::record as wire;
 
 use super::{DataService, refusal_of};
@@ -14,16 +14,30 @@ use crate::core::record::Record;
 use crate::shell::placements::Refusal;
 
 impl DataService {
-    /// What is known of a tenant's home. That it has none is said only when the metastore's leader says
-    /// so, too.
-    pub async fn home_of(&self, tenant: &TenantId, deadline: Instant) -> Home {
+    /// Whether this node knows a placement of the tenant, so that nobody has to be asked for it.
+    #[must_use]
+    pub fn is_placed(&self, tenant: &TenantId) -> bool {
+        self.home(tenant).is_ok()
+    }
+
+    /// What is known of a tenant's home, and the group that it is. That it has none is said only when the
+    /// metastore's leader says so, too.
+    ///
+    /// # Errors
+    /// [`Refusal`] when nothing is known just now.
+    pub async fn home_of(
+        &self,
+        tenant: &TenantId,
+        deadline: Instant,
+    ) -> Result<(Home, Option<GroupId>), Refusal> {
         match self.home_caught_up(tenant, deadline).await {
             Ok(home) => {
                 let strategy = home.placement.properties.conflict_strategy;
-                Home::Placed(home.created, strategy)
+                let placed = Home::Placed(home.created, strategy);
+                Ok((placed, Some(home.placement.group)))
             }
-            Err(refusal) if refusal.code == ErrorCode::UnknownTenant => Home::Deleted,
-            Err(_) => Home::Unknown,
+            Err(refusal) if refusal.code == ErrorCode::UnknownTenant => Ok((Home::Deleted, None)),
+            Err(refusal) => Err(refusal),
         }
     }
 

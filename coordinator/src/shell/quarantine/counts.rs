@@ -1,7 +1,8 @@
 //! What became of entries, counted by strategy and outcome.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use maia_common::limits;
 use maia_common::wire::record as wire;
 
 use crate::core::quarantine::{Acknowledged, Resolution};
@@ -25,11 +26,15 @@ pub enum Outcome {
     Waits,
     /// The operator dropped it.
     Dropped,
+    /// Another node has it, which is a member of its tenant's group.
+    HandedOver,
+    /// Nobody was told that it is safe, and its time is over, or the quarantine was full.
+    Expired,
 }
 
 impl Outcome {
     /// All of them, for metrics.
-    pub const ALL: [Outcome; 8] = [
+    pub const ALL: [Outcome; 10] = [
         Self::Won,
         Self::Lost,
         Self::Merged,
@@ -38,6 +43,8 @@ impl Outcome {
         Self::TenantDeleted,
         Self::Waits,
         Self::Dropped,
+        Self::HandedOver,
+        Self::Expired,
     ];
 
     /// The name in answers and metrics.
@@ -52,6 +59,8 @@ impl Outcome {
             Self::TenantDeleted => "tenant-deleted",
             Self::Waits => "waits",
             Self::Dropped => "dropped",
+            Self::HandedOver => "handed-over",
+            Self::Expired => "expired",
         }
     }
 
@@ -74,10 +83,44 @@ const STRATEGIES: [Option<Resolution>; 4] = [
     Some(Resolution::Overwrite),
 ];
 
+/// What a look at all entries found, and left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    /// By [`Acknowledged::ALL`].
+    entries: [u64; Acknowledged::ALL.len()],
+    bytes: u64,
+}
+
+impl Totals {
+    pub(super) fn add(&mut self, of: Acknowledged, size_bytes: u64) {
+        self.entries[nth(of)] += 1;
+        self.bytes += size_bytes;
+    }
+
+    pub(super) fn remove(&mut self, of: Acknowledged, size_bytes: u64) {
+        let entries = &mut self.entries[nth(of)];
+        *entries = entries.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(size_bytes);
+    }
+
+    /// Whether there is more than there should be.
+    pub(super) fn is_over(&self) -> bool {
+        let entries: u64 = self.entries.iter().sum();
+        entries > limits::MAX_QUARANTINE_ENTRIES || self.bytes > limits::MAX_QUARANTINE_BYTES
+    }
+}
+
+fn nth(of: Acknowledged) -> usize {
+    let found = Acknowledged::ALL.iter().position(|a| *a == of);
+    found.unwrap_or_default()
+}
+
 /// The counters. Relaxed: they are for people.
 #[derive(Debug, Default)]
 pub struct Counts {
     entries: [AtomicU64; Acknowledged::ALL.len()],
+    bytes: AtomicU64,
+    full: AtomicBool,
     outcomes: [[AtomicU64; Outcome::ALL.len()]; STRATEGIES.len()],
 }
 
@@ -99,10 +142,25 @@ impl Counts {
         })
     }
 
-    pub(super) fn set_entries(&self, entries: [u64; Acknowledged::ALL.len()]) {
-        for (cell, n) in self.entries.iter().zip(entries) {
+    /// Bytes of the entries when last looked at.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether there was more than there should be when last looked at, and all of it such as clients
+    /// were told, or may have been told, is safe.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_totals(&self, totals: Totals) {
+        for (cell, n) in self.entries.iter().zip(totals.entries) {
             cell.store(n, Ordering::Relaxed);
         }
+        self.bytes.store(totals.bytes, Ordering::Relaxed);
+        self.full.store(totals.is_over(), Ordering::Relaxed);
     }
 
     pub(super) fn count(&self, how: Option<Resolution>, outcome: Outcome) {
@@ -137,10 +195,30 @@ mod tests {
     #[test]
     fn entries_are_told_apart_by_who_counts_on_them() {
         let counts = Counts::default();
-        counts.set_entries([1, 2, 3]);
+        let totals = Totals {
+            entries: [1, 2, 3],
+            bytes: 9,
+        };
+        counts.set_totals(totals);
         let named = counts.entries().map(|(of, n)| (of.name(), n));
         let expected = [("no", 1), ("perhaps", 2), ("yes", 3)];
         assert_eq!(named.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn there_is_too_much_by_number_or_by_size() {
+        let mut totals = Totals {
+            entries: [0, 0, limits::MAX_QUARANTINE_ENTRIES],
+            bytes: limits::MAX_QUARANTINE_BYTES,
+        };
+        assert!(!totals.is_over());
+        totals.add(Acknowledged::No, 0);
+        assert!(totals.is_over());
+        totals.remove(Acknowledged::No, 0);
+        totals.bytes += 1;
+        let counts = Counts::default();
+        counts.set_totals(totals);
+        assert!(totals.is_over() && counts.is_full());
     }
 
     #[test]

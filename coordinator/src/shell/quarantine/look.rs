@@ -1,23 +1,24 @@
 //! The looks through all entries: a page at a time, each entry on its own, and what came of a page
-//! written in one batch. What can't be dealt with now holds nothing else up for long.
+//! written in one batch. What can't be dealt with now holds nothing else up for long (see `turns`).
 
-use std::collections::BTreeSet;
-use std::io;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use maia_common::ids::{GroupId, TenantId};
-use maia_common::runtime::Backoff;
+use maia_common::error_code::ErrorCode;
+use maia_common::ids::{GroupId, NodeId, TenantId};
 
-use super::{Hindrance, Outcome, QuarantineService};
+use super::counts::Totals;
+use super::handover::Handed;
+use super::turns::{LOOK_EVERY, Pace, Turns};
+use super::{Outcome, QuarantineService};
+use crate::core::custody::{self, Custody};
+use crate::core::history::Standing;
 use crate::core::quarantine::{
-    Acknowledged, Entry, EntryId, Resolution, Step, Waiting, next_step, waits_for,
+    Acknowledged, Entry, EntryId, Home, Resolution, Step, Waiting, next_step, waits_for,
 };
+use crate::raft::Found;
 use crate::shell::clock;
 
-/// How often to look whether there is something new; and the first wait for what is not settled.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often to look at entries that wait: their tenant may have been deleted, their position proven.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// How long one resolution may take; it is tried again.
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(3);
 /// Entries and bytes that are read at once.
@@ -26,29 +27,26 @@ const PAGE: (usize, usize) = (64, 4 << 20);
 /// What a look at all entries came to.
 #[derive(Default)]
 struct Look {
-    /// Entries that stay, by [`Acknowledged::ALL`].
-    entries: [u64; Acknowledged::ALL.len()],
+    totals: Totals,
+    /// Entries that stay, by the group in whose log they stood: those clients may count on, and others.
+    held: BTreeMap<GroupId, (u64, u64)>,
+    /// Those of which nobody was told that they are safe: when they were cut off.
+    others: Vec<(u64, EntryId, u64)>,
     /// Some were not to be decided yet.
     unsettled: bool,
     /// Some were settled, or marked.
     changed: bool,
-    /// Groups of entries that could not be served in this look: what comes from the others does not
-    /// wait for them.
-    stuck: BTreeSet<GroupId>,
-    /// Some were passed over because another tenant's was stuck.
-    passed: bool,
+    /// Some are gone whose bytes are not to stay in this node's files.
+    purged: bool,
 }
 
 impl Look {
-    fn add(&mut self, acknowledged: Acknowledged) {
-        let nth = Acknowledged::ALL.iter().position(|a| *a == acknowledged);
-        self.entries[nth.unwrap_or_default()] += 1;
+    /// The entry stays.
+    fn keep(&mut self, id: EntryId, of: Acknowledged, size_bytes: u64) {
+        self.totals.add(of, size_bytes);
+        custody::count(&mut self.held, id.group, of);
     }
 }
-
-/// Tenants that were tried, and could not be served, since all others had their turn: one that never
-/// can be must not keep those behind it from being tried.
-type Tried = BTreeSet<TenantId>;
 
 /// What is to be done with an entry.
 enum Change {
@@ -60,42 +58,74 @@ enum Change {
     Decided,
 }
 
+/// Why nothing is done with an entry in this look.
+enum Stop {
+    /// Others first.
+    Passed,
+    /// This group did not answer; none: for reasons of the tenant, or the entry.
+    Hindered(Option<GroupId>, String),
+}
+
 /// What is to be written of a page.
 #[derive(Default)]
 struct Changes {
     marked: Vec<Entry>,
-    gone: Vec<(Entry, Option<Resolution>, Outcome)>,
+    gone: Vec<Gone>,
+}
+
+/// An entry that goes.
+struct Gone {
+    entry: Entry,
+    size_bytes: u64,
+    how: Option<Resolution>,
+    outcome: Outcome,
 }
 
 impl QuarantineService {
     /// Resolves, until its task is stopped.
     pub async fn run(self) {
-        let mut backoff = Backoff::new(LOOK_EVERY, LOOK_AGAIN_AFTER);
-        let (mut seen, mut next, mut tried) = (None, Instant::now(), Tried::new());
+        let (mut pace, mut turns, mut hurried) = (Pace::new(), Turns::default(), 0);
         loop {
-            let written = self.0.parts.engine.log_stats().quarantined;
-            if seen != Some(written) {
-                backoff.reset();
+            let is_awaited = self.is_awaited();
+            // Who is taken out looks at once at all it has.
+            hurried += u64::from(is_awaited && hurried == 0);
+            if pace.is_due(Instant::now(), self.news() + hurried) {
+                let look = self.look(&mut turns).await;
+                let chance = fastrand::f64();
+                pace.looked(Instant::now(), look.changed, look.unsettled, chance);
+                self.finish(look).await;
             }
-            if seen != Some(written) || Instant::now() >= next {
-                seen = Some(written);
-                let look = self.look(&mut tried).await;
-                if look.changed {
-                    backoff.reset();
-                }
-                let wait = if look.unsettled {
-                    backoff.next(fastrand::f64())
-                } else {
-                    LOOK_AGAIN_AFTER
-                };
-                next = Instant::now() + wait;
+            if is_awaited && let Err(error) = self.take_leave().await {
+                tracing::warn!(%error, "it could not be said that nothing is left, will be tried again");
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    async fn look(&self, tried: &mut Tried) -> Look {
+    /// Publishes what a look came to.
+    async fn finish(&self, look: Look) {
+        let custody = Custody::of(&look.held);
+        self.0.counts.set_totals(look.totals);
+        if self.0.counts.is_full() {
+            tracing::error!(
+                "the quarantine is full of records that clients were told are safe: maiactl quarantine list"
+            );
+        }
+        if look.purged
+            && let Err(error) = self.disk(|entries| entries.compact()).await
+        {
+            tracing::warn!(%error, "what was handed over is still in this node's files");
+        }
+        if !*self.0.parts.removed.borrow()
+            && let Err(error) = self.say(&custody).await
+        {
+            tracing::debug!(%error, "what is in quarantine was not said, will be tried again");
+        }
+    }
+
+    async fn look(&self, turns: &mut Turns) -> Look {
         let (mut look, mut after) = (Look::default(), None);
+        turns.begin();
         loop {
             let page = self.disk(move |entries| entries.page(after, PAGE.0, PAGE.1));
             let page = match page.await {
@@ -106,99 +136,221 @@ impl QuarantineService {
                     return look;
                 }
             };
-            let Some((last, _)) = page.last() else {
+            let Some(last) = page.last() else {
                 break;
             };
-            after = Some(*last);
+            after = Some(last.id);
             let mut changes = Changes::default();
-            for (id, entry) in page {
-                match entry {
-                    Ok(entry) => self.take_up(entry, &mut look, tried, &mut changes).await,
-                    Err(error) => {
-                        look.add(Acknowledged::Perhaps);
-                        tracing::error!(%id, %error, "an entry of the quarantine is damaged");
-                    }
-                }
+            for found in page {
+                self.take_up(found, &mut look, turns, &mut changes).await;
             }
             self.write(changes, &mut look).await;
         }
-        if !look.passed {
-            tried.clear();
-        }
-        self.0.counts.set_entries(look.entries);
+        self.make_room(&mut look).await;
         look
     }
 
     async fn take_up(
         &self,
-        entry: Entry,
+        found: Found,
         look: &mut Look,
-        tried: &mut Tried,
+        turns: &mut Turns,
         changes: &mut Changes,
     ) {
+        let Found {
+            id,
+            size_bytes,
+            entry,
+        } = found;
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                tracing::error!(%id, %error, "an entry of the quarantine is damaged");
+                return look.keep(id, Acknowledged::Perhaps, size_bytes);
+            }
+        };
         let _one = self.0.one.lock().await;
         let acknowledged = entry.acknowledged;
         let Some(tenant) = entry.record.tenant.clone() else {
-            return look.add(acknowledged);
+            return look.keep(id, acknowledged, size_bytes);
         };
-        let is_tried = tried.contains(&tenant);
-        if is_tried || look.stuck.contains(&entry.id.group) {
-            look.unsettled = true;
-            look.passed |= !is_tried;
-            return look.add(acknowledged);
-        }
-        match self.step(&entry, &tenant).await {
-            Ok(Some(Change::Gone(how, outcome))) => {
-                return changes.gone.push((entry, how, outcome));
+        match self.step(&entry, &tenant, turns).await {
+            Ok(Change::Gone(how, outcome)) => {
+                let gone = Gone {
+                    entry,
+                    size_bytes,
+                    how,
+                    outcome,
+                };
+                return changes.gone.push(gone);
             }
-            Ok(Some(Change::Waits(waiting))) if entry.waiting != Some(waiting) => {
-                tracing::warn!(id = %entry.id, why = waiting.name(), "a cut-off record waits for the operator");
-                let waiting = Some(waiting);
-                changes.marked.push(Entry { waiting, ..entry });
-            }
-            Ok(Some(Change::Waits(_))) => {}
-            Ok(Some(Change::Decided)) => return,
-            hindered => {
-                match hindered {
-                    Err(Hindrance::Disk(error)) => {
-                        tracing::error!(id = %entry.id, %error, "an entry's state can't be read");
-                    }
-                    Err(Hindrance::Refused(refusal)) => {
-                        tracing::info!(id = %entry.id, %refusal, "a resolution will be tried again");
-                    }
-                    Ok(_) => {}
+            Ok(Change::Waits(waiting)) => {
+                if waiting == Waiting::NotAcknowledged {
+                    look.others.push((entry.at_unix_ms, id, size_bytes));
                 }
+                if entry.waiting != Some(waiting) {
+                    tracing::warn!(%id, why = waiting.name(), "a cut-off record waits for the operator");
+                    let waiting = Some(waiting);
+                    changes.marked.push(Entry { waiting, ..entry });
+                }
+            }
+            Ok(Change::Decided) => return,
+            Err(Stop::Passed) => look.unsettled = true,
+            Err(Stop::Hindered(by, reason)) => {
+                tracing::info!(%id, %tenant, %reason, "a cut-off record will be looked at again");
                 look.unsettled = true;
-                look.stuck.insert(entry.id.group);
-                tried.insert(tenant);
+                turns.hindered(&tenant, by);
             }
         }
-        look.add(acknowledged);
+        look.keep(id, acknowledged, size_bytes);
     }
 
-    /// One step; none: what must be known is not known yet.
-    async fn step(&self, entry: &Entry, tenant: &TenantId) -> Result<Option<Change>, Hindrance> {
-        let standing = self.standing(entry.id)?;
-        let deadline = Instant::now() + RESOLVE_PATIENCE;
-        let home = self.0.parts.data.home_of(tenant, deadline).await;
-        // It may have been decided while the page was looked through.
-        if self.entries().get(entry.id)?.is_none() {
-            return Ok(Some(Change::Decided));
+    /// One step.
+    async fn step(
+        &self,
+        entry: &Entry,
+        tenant: &TenantId,
+        turns: &mut Turns,
+    ) -> Result<Change, Stop> {
+        if *self.0.parts.removed.borrow() {
+            return self.evacuate(entry).await;
         }
-        let now_ms = clock::unix_us() / 1000;
-        Ok(Some(match next_step(entry, standing, home, now_ms) {
-            Step::Later => return Ok(None),
-            Step::DropCommitted => Change::Gone(None, Outcome::Committed),
-            Step::DropDeleted => Change::Gone(None, Outcome::TenantDeleted),
-            Step::Wait(waiting) => Change::Waits(waiting),
-            Step::Resolve(how) => match self.resolve(entry, how, deadline).await {
-                Ok(outcome) => Change::Gone(Some(how), outcome),
-                Err(refusal) => match waits_for(refusal.code) {
-                    Some(waiting) => Change::Waits(waiting),
-                    None => return Err(Hindrance::Refused(refusal)),
-                },
-            },
-        }))
+        let deadline = Instant::now() + RESOLVE_PATIENCE;
+        let (home, group) = self.home(tenant, turns, deadline).await?;
+        let (standing, asked) = self.known_standing(entry.id, tenant, turns).await?;
+        // It may have been decided while the page was looked through.
+        let id = entry.id;
+        let is_there = self.disk(move |entries| entries.has(id)).await;
+        if !is_there.map_err(|error| Stop::Hindered(None, error.to_string()))? {
+            return Ok(Change::Decided);
+        }
+        match next_step(entry, standing, home, clock::unix_us() / 1000) {
+            Step::Later => Err(Stop::Hindered(
+                asked,
+                "not known to be committed or not".into(),
+            )),
+            Step::DropCommitted => Ok(Change::Gone(None, Outcome::Committed)),
+            Step::DropDeleted => Ok(Change::Gone(None, Outcome::TenantDeleted)),
+            Step::Expire => Ok(Change::Gone(None, Outcome::Expired)),
+            Step::Wait(waiting) => self.let_wait(entry, waiting, group).await,
+            Step::Resolve(how) => {
+                allow(turns, tenant, group.as_slice())?;
+                match self.resolve(entry, how, deadline).await {
+                    Ok(outcome) => Ok(Change::Gone(Some(how), outcome)),
+                    Err(refusal) => match waits_for(refusal.code) {
+                        Some(waiting) => self.let_wait(entry, waiting, group).await,
+                        None => Err(Stop::Hindered(group, refusal.to_string())),
+                    },
+                }
+            }
+        }
+    }
+
+    /// The tenant's home; the metastore's leader is asked only for one that is not known here.
+    async fn home(
+        &self,
+        tenant: &TenantId,
+        turns: &mut Turns,
+        deadline: Instant,
+    ) -> Result<(Home, Option<GroupId>), Stop> {
+        let data = &self.0.parts.data;
+        let asks = !data.is_placed(tenant);
+        let needs = asks.then_some(GroupId::METASTORE);
+        allow(turns, tenant, needs.as_slice())?;
+        data.home_of(tenant, deadline).await.map_err(|refusal| {
+            let is_its_own = refusal.code == ErrorCode::TenantHeld;
+            Stop::Hindered(needs.filter(|_| !is_its_own), refusal.to_string())
+        })
+    }
+
+    /// What is known of the entry's place, and the group whose members were asked, if not this one alone.
+    async fn known_standing(
+        &self,
+        id: EntryId,
+        tenant: &TenantId,
+        turns: &mut Turns,
+    ) -> Result<(Option<Standing>, Option<GroupId>), Stop> {
+        let is_here = self.0.parts.engine.status(id.group).is_some();
+        let asked = (!is_here).then_some(id.group);
+        allow(turns, tenant, asked.as_slice())?;
+        let standing = self.standing(id).await;
+        let standing = standing.map_err(|error| Stop::Hindered(None, error.to_string()))?;
+        Ok((standing, asked))
+    }
+
+    /// The operator decides it: here, or where it may be kept.
+    async fn let_wait(
+        &self,
+        entry: &Entry,
+        waiting: Waiting,
+        group: Option<GroupId>,
+    ) -> Result<Change, Stop> {
+        let Some(to) = group.and_then(|group| self.successors(group)) else {
+            return Ok(Change::Waits(waiting));
+        };
+        let marked = Entry {
+            waiting: Some(waiting),
+            ..entry.clone()
+        };
+        self.pass_on(&marked, &to, group).await
+    }
+
+    /// On a node that was removed: all it has goes to whoever may keep it.
+    async fn evacuate(&self, entry: &Entry) -> Result<Change, Stop> {
+        let to = self.anybody();
+        self.pass_on(entry, &to, Some(GroupId::METASTORE)).await
+    }
+
+    async fn pass_on(
+        &self,
+        entry: &Entry,
+        to: &[NodeId],
+        by: Option<GroupId>,
+    ) -> Result<Change, Stop> {
+        match self.hand_over(entry, to).await {
+            Ok(Handed::Over) => Ok(Change::Gone(None, Outcome::HandedOver)),
+            Ok(Handed::TenantDeleted) => Ok(Change::Gone(None, Outcome::TenantDeleted)),
+            Err(error) => Err(Stop::Hindered(by, error.to_string())),
+        }
+    }
+
+    /// Removes of what nobody was told is safe the oldest, until there is room.
+    async fn make_room(&self, look: &mut Look) {
+        if !look.totals.is_over() {
+            return;
+        }
+        let mut others = std::mem::take(&mut look.others);
+        others.sort_unstable();
+        let (mut totals, mut gone) = (look.totals, Vec::new());
+        for (_, id, size_bytes) in others {
+            if !totals.is_over() {
+                break;
+            }
+            totals.remove(Acknowledged::No, size_bytes);
+            gone.push(id);
+        }
+        let count = gone.len();
+        if count == 0 {
+            return;
+        }
+        let (ids, _one) = (gone.clone(), self.0.one.lock().await);
+        if let Err(error) = self.disk(move |entries| entries.change(&[], &ids)).await {
+            tracing::error!(%error, "the quarantine can't be written, will be tried again");
+            look.unsettled = true;
+            return;
+        }
+        tracing::warn!(
+            count,
+            "the quarantine is full: the oldest that nobody was told are safe are gone"
+        );
+        look.totals = totals;
+        for id in gone {
+            self.0.counts.count(None, Outcome::Expired);
+            if let Some((_, others)) = look.held.get_mut(&id.group) {
+                *others = others.saturating_sub(1);
+            }
+        }
+        look.held.retain(|_, held| *held != (0, 0));
     }
 
     /// Writes what came of a page. One that the operator decided meanwhile stays gone.
@@ -208,18 +360,14 @@ impl QuarantineService {
             return;
         }
         let _one = self.0.one.lock().await;
-        let (waits, ids): (usize, Vec<EntryId>) = (
-            marked.len(),
-            gone.iter().map(|(entry, ..)| entry.id).collect(),
-        );
-        let written: io::Result<()> = self
-            .disk(move |entries| entries.change(&marked, &ids))
-            .await;
-        if let Err(error) = written {
+        let ids: Vec<EntryId> = gone.iter().map(|gone| gone.entry.id).collect();
+        let waits = marked.len();
+        let written = self.disk(move |entries| entries.change(&marked, &ids));
+        if let Err(error) = written.await {
             tracing::error!(%error, "the quarantine can't be written, will be tried again");
             look.unsettled = true;
-            for (entry, ..) in &gone {
-                look.add(entry.acknowledged);
+            for gone in &gone {
+                look.keep(gone.entry.id, gone.entry.acknowledged, gone.size_bytes);
             }
             return;
         }
@@ -227,8 +375,15 @@ impl QuarantineService {
         for _ in 0..waits {
             self.0.counts.count(None, Outcome::Waits);
         }
-        for (_, how, outcome) in gone {
-            self.0.counts.count(how, outcome);
+        for gone in gone {
+            let outcome = gone.outcome;
+            look.purged |= matches!(outcome, Outcome::HandedOver | Outcome::TenantDeleted);
+            self.0.counts.count(gone.how, outcome);
         }
     }
+}
+
+fn allow(turns: &mut Turns, tenant: &TenantId, needs: &[GroupId]) -> Result<(), Stop> {
+    let may = turns.may_try(tenant, needs);
+    may.then_some(()).ok_or(Stop::Passed)
 }

@@ -69,6 +69,11 @@ pub struct Node {
     metastore: String,
     /// Placement groups that have it as a member.
     groups: Vec<u64>,
+    /// While it is being taken out: `empty` when it has said that nothing is in its quarantine, `given-up` when
+    /// it goes without; absent: neither.
+    farewell: Option<String>,
+    /// While it is being taken out: what for it is not out yet.
+    waits_for: Option<String>,
 }
 
 /// All coordinators.
@@ -106,6 +111,19 @@ pub struct Removal {
     groups: Vec<GroupLoss>,
     /// The groups of which it has the only copy: they go, with their tenants.
     lost: Vec<LostGroup>,
+    /// What becomes of its quarantine.
+    quarantine: QuarantinePlan,
+}
+
+/// What becomes of the quarantine of a coordinator that is taken out.
+#[derive(ToSchema)]
+pub struct QuarantinePlan {
+    /// The coordinator stays until it is empty; else what stands there goes with it.
+    awaited: bool,
+    /// Records that clients were told, or may have been told, are safe, as it last said.
+    acknowledged: u64,
+    /// Others.
+    others: u64,
 }
 
 /// A group that is given up with a coordinator.
@@ -124,6 +142,8 @@ pub struct Removing {
     node: u64,
     /// `removing`.
     state: String,
+    /// What for it is not out yet.
+    waits_for: String,
 }
 
 /// What taking a coordinator out does, or that it was begun before.

@@ -39,8 +39,8 @@ pub struct QuarantineEntry {
     acknowledged: String,
     /// What took it out of the log: `truncated`, `under-snapshot` or `left`.
     why: String,
-    /// Why it waits for the operator: `not-acknowledged`, `strategy-reject`, `too-old` or `refused`; null:
-    /// it does not, or was not looked at yet.
+    /// Why it waits for the operator: `not-acknowledged`, `strategy-reject`, `too-old`, `forgotten` or
+    /// `refused`; null: it does not, or was not looked at yet.
     #[schema(required = true)]
     waiting: Option<String>,
     /// When it left the log, in milliseconds since 1970.
@@ -50,8 +50,7 @@ pub struct QuarantineEntry {
     /// Where.
     #[schema(required = true)]
     origin_region: Option<String>,
-    /// The client's key, if it gave one.
-    #[schema(required = true)]
+    /// The client's key, if it gave one. Not in lists.
     idempotency_key: Option<String>,
     /// What it was to do.
     operations: Vec<QuarantinedOperation>,

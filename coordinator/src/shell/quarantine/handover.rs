@@ -1,0 +1,139 @@
+//! Entries that this node may not keep, because it is no member of their tenants' groups or is being taken
+//! out, go to a member; and what other nodes hand over comes in. An entry may be on both sides for a
+//! moment, or for ever after a crash: it has one id, and its resolution one key (I3, I7, I8).
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use maia_common::error_code::ErrorCode;
+use maia_common::ids::{GroupId, NodeId};
+
+use super::{QuarantineService, unreadable};
+use crate::core::custody;
+use crate::core::history::Standing;
+use crate::core::quarantine::{Entry, EntryId, Home};
+use crate::shell::peers::PeerError;
+use crate::shell::placements::Refusal;
+
+/// How long one node may take to say what it knows, or to take an entry.
+const ASK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What came of handing an entry over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handed {
+    /// Another node has it durably.
+    Over,
+    /// Its tenant was deleted: nobody wants it.
+    TenantDeleted,
+}
+
+impl QuarantineService {
+    /// The members of the group that are to keep an entry in place of this node; none: this node keeps it,
+    /// as a member, or since there is nobody else.
+    pub(super) fn successors(&self, group: GroupId) -> Option<Vec<NodeId>> {
+        let keepers = custody::keepers(&self.0.parts.cluster.state(), group);
+        let stays = keepers.is_empty() || keepers.contains(&self.node());
+        (!stays).then_some(keepers)
+    }
+
+    /// What a member's history says of the entry's place. None where there is no such group any more.
+    ///
+    /// # Errors
+    /// When this node's state can't be read.
+    pub(super) async fn standing(&self, id: EntryId) -> io::Result<Option<Standing>> {
+        let parts = &self.0.parts;
+        if let Some(standing) = self.standing_here(id).await? {
+            return Ok(Some(standing));
+        }
+        let state = parts.cluster.state();
+        if !state.groups.contains_key(&id.group) {
+            return Ok(None);
+        }
+        for member in custody::keepers(&state, id.group) {
+            let deadline = Instant::now() + ASK_PATIENCE;
+            match parts.peers.standing(member, id, deadline).await {
+                Ok(Standing::NotYet) | Err(_) => {}
+                Ok(standing) => return Ok(Some(standing)),
+            }
+        }
+        Ok(Some(Standing::NotYet))
+    }
+
+    /// Hands the entry to one of these nodes.
+    ///
+    /// # Errors
+    /// Why the last of them did not take it.
+    pub(super) async fn hand_over(
+        &self,
+        entry: &Entry,
+        to: &[NodeId],
+    ) -> Result<Handed, PeerError> {
+        let mut last = PeerError::Unreachable;
+        for node in to {
+            let deadline = Instant::now() + ASK_PATIENCE;
+            let taken = self.0.parts.peers.take_quarantined(*node, entry, deadline);
+            match taken.await {
+                Ok(()) => {
+                    tracing::info!(id = %entry.id, %node, "handed a cut-off record over");
+                    return Ok(Handed::Over);
+                }
+                Err(PeerError::Refused {
+                    code: ErrorCode::UnknownTenant,
+                    ..
+                }) => return Ok(Handed::TenantDeleted),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Whom a node that was removed may know: it has forgotten the cluster.
+    pub(super) fn anybody(&self) -> Vec<NodeId> {
+        let parts = &self.0.parts;
+        let state = parts.cluster.state();
+        let mut others: Vec<NodeId> = state.nodes.keys().chain(&parts.first).copied().collect();
+        others.sort_unstable();
+        others.dedup();
+        others.retain(|node| *node != self.node());
+        others
+    }
+
+    /// For the peer service: takes an entry that another node may not keep; it is durable when this
+    /// returns.
+    ///
+    /// # Errors
+    /// [`Refusal`]: `unknown_tenant` when its tenant was deleted, `stale_placement` when this node is
+    /// no member of the tenant's group either, `disk_full` when its quarantine is full.
+    pub async fn take(&self, entry: Entry, deadline: Instant) -> Result<(), Refusal> {
+        let parts = &self.0.parts;
+        let deleted = || Refusal::new(ErrorCode::UnknownTenant, "the tenant was deleted");
+        let tenant = entry.record.tenant.as_ref().ok_or_else(deleted)?;
+        let (home, group) = parts.data.home_of(tenant, deadline).await?;
+        let group = match (home, group) {
+            (Home::Placed(created, _), Some(group)) if created <= entry.record.placement => group,
+            (Home::Unknown, _) => {
+                let text = "the tenant's home is not known now";
+                return Err(Refusal::new(ErrorCode::Unavailable, text));
+            }
+            _ => return Err(deleted()),
+        };
+        if self.0.counts.is_full() {
+            let text = "the quarantine of this node is full";
+            return Err(Refusal::new(ErrorCode::DiskFull, text));
+        }
+        let _one_at_a_time = self.0.intake.lock().await;
+        // Asked under the lock: a node that has said that it has nothing takes nothing any more.
+        let keepers = custody::keepers(&parts.cluster.state(), group);
+        if !keepers.contains(&self.node()) {
+            let text = "this node is no member of the tenant's group";
+            return Err(Refusal::new(ErrorCode::StalePlacement, text));
+        }
+        let (id, tenant) = (entry.id, tenant.clone());
+        let adopted = self.disk(move |entries| entries.adopt(entry)).await;
+        adopted.map_err(|error| unreadable(&error))?;
+        self.0.adopted.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(%id, %tenant, "took a cut-off record over");
+        Ok(())
+    }
+}
