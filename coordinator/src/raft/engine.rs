@@ -52,6 +52,7 @@ use super::transport::client::{GrpcTransport, PeerDirectory};
 use super::transport::inbound::Inbound;
 use super::transport::network::GroupNetworks;
 use super::types::RaftNode;
+use super::witness::{GroupSetup, Leash};
 
 /// The engine. One per process; shared by reference.
 pub struct Engine {
@@ -165,16 +166,20 @@ impl Engine {
         }
     }
 
-    /// Starts this node's instance of a group; does nothing when it runs, and starts it anew when it
+    /// Starts this node's instance of a group, with the witness that the group's record names; does nothing when it runs, and starts it anew when it
     /// has stopped over an error. Only ever called because a group's record says so, never because
     /// of a message.
     ///
     /// # Errors
     /// [`GroupError::GroupLeft`], or [`GroupError::Stopped`] when its storage is damaged: other
     /// groups go on.
-    pub async fn start_group(self: &Arc<Self>, group: GroupId) -> Result<(), GroupError> {
-        let engine = Arc::clone(self);
-        self.inside("start-group", async move { engine.start(group).await })
+    pub async fn start_group(
+        self: &Arc<Self>,
+        setup: impl Into<GroupSetup>,
+    ) -> Result<(), GroupError> {
+        let (engine, setup) = (Arc::clone(self), setup.into());
+        let group = setup.group;
+        self.inside("start-group", async move { engine.start(setup).await })
             .await
             .unwrap_or_else(|| {
                 Err(GroupError::Stopped {
@@ -184,7 +189,8 @@ impl Engine {
             })
     }
 
-    async fn start(&self, group: GroupId) -> Result<(), GroupError> {
+    async fn start(&self, setup: GroupSetup) -> Result<(), GroupError> {
+        let group = setup.group;
         let _one_at_a_time = self.starting.lock().await;
         if let Some(running) = self.groups.running(group) {
             if running.stopped().is_none() {
@@ -197,7 +203,7 @@ impl Engine {
         if left {
             return Err(GroupError::GroupLeft(group));
         }
-        match self.start_instance(group).await {
+        match self.start_instance(setup).await {
             Ok(running) => {
                 let running = Arc::new(running);
                 self.groups
@@ -209,12 +215,17 @@ impl Engine {
                     self.tasks
                         .spawn_until_stop("herald", herald::follow(Arc::clone(&running)));
                 }
+                if let Some(leash) = running.leash.clone().filter(|_| !running.is_witness()) {
+                    let watch = leash.watch(Arc::clone(&running), self.config.heartbeat);
+                    self.tasks.spawn_until_stop("witness-leash", watch);
+                }
                 self.end_silence(running);
                 Ok(())
             }
             Err(stop) => {
                 let reason = stop.reason.clone();
-                self.note_failed(group, stop);
+                let witness = setup.witness;
+                self.note_failed(group, Stop { witness, ..stop });
                 Err(failed(reason))
             }
         }
@@ -232,7 +243,8 @@ impl Engine {
         }
     }
 
-    async fn start_instance(&self, group: GroupId) -> Result<Group, Stop> {
+    async fn start_instance(&self, setup: GroupSetup) -> Result<Group, Stop> {
+        let (group, leash) = (setup.group, setup.witness.map(|node| self.leash(node)));
         let instance = self.flusher.open(group).await?;
         self.snapshots.load(group)?;
         let machine = GroupMachine::open(
@@ -252,6 +264,7 @@ impl Engine {
         let failed = |reason: String| Stop {
             reason,
             damaged: tail.lock().damaged,
+            witness: setup.witness,
         };
         let networks = GroupNetworks {
             transport: Arc::clone(&self.transport),
@@ -259,9 +272,14 @@ impl Engine {
             node: self.config.node,
             bulk_timeout: self.config.bulk_timeout(),
             control_timeout: self.config.election_min,
+            leash: leash.clone(),
+            hold: self.config.heartbeat,
+            snapshots: Arc::clone(&self.snapshots),
         };
-        let config = Arc::new(self.config.raft_config(has_voted).map_err(failed)?);
         let node = self.config.node;
+        // A witness never campaigns; others that have voted before not at once.
+        let is_mute = has_voted || setup.witness == Some(node);
+        let config = Arc::new(self.config.raft_config(is_mute).map_err(failed)?);
         let raft = RaftNode::new(node.get(), config, networks, log, machine).await;
         let raft = raft.map_err(|e| failed(e.to_string()))?;
         let silent = has_voted && !is_alone(&raft, node).await;
@@ -278,7 +296,19 @@ impl Engine {
             heard_ms: AtomicU64::new(0),
             started: Instant::now(),
             silent_until,
+            leash,
+            led: Mutex::default(),
         })
+    }
+
+    fn leash(&self, witness: NodeId) -> Arc<Leash> {
+        let leash = Leash::new(witness, self.config.patience());
+        #[cfg(test)]
+        let leash = match self.config.sabotage {
+            Some(super::config::Sabotage::WitnessAhead) => leash.off(),
+            _ => leash,
+        };
+        Arc::new(leash)
     }
 
     fn log_of(&self, group: GroupId, instance: InstanceId, tail: Tail) -> GroupLog {
@@ -292,8 +322,11 @@ impl Engine {
         }
     }
 
-    /// Lets the group campaign once its silence is over.
+    /// Lets the group campaign once its silence is over; a witness never does.
     fn end_silence(&self, group: Arc<Group>) {
+        if group.is_witness() {
+            return;
+        }
         let Some(until) = group.silent_until else {
             group.raft.runtime_config().elect(true);
             return;
@@ -304,7 +337,7 @@ impl Engine {
         });
     }
 
-    /// Gives a group its first members; every member may call it with the same ones.
+    /// Gives a group its first members; every member with data may call it with the same ones.
     ///
     /// # Errors
     /// [`GroupError`]; that it has members already is no error.
@@ -314,6 +347,9 @@ impl Engine {
         voters: BTreeSet<NodeId>,
     ) -> Result<(), GroupError> {
         let running = self.running(group)?;
+        if running.is_witness() {
+            return Err(GroupError::Witness(group));
+        }
         let voters: BTreeSet<u64> = voters.into_iter().map(NodeId::get).collect();
         match running.raft.initialize(voters).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),

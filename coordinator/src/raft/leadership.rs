@@ -17,9 +17,12 @@ impl Engine {
     /// Has this node campaign now, pre-vote first.
     ///
     /// # Errors
-    /// [`GroupError`] when the group does not run here, or this node has just started.
+    /// [`GroupError`] when the group does not run here, this node is its witness, or has just started.
     pub async fn trigger_election(&self, group: GroupId) -> Result<(), GroupError> {
         let running = self.running(group)?;
+        if running.is_witness() {
+            return Err(GroupError::Witness(group));
+        }
         if running.is_silent(Instant::now()) {
             return Err(GroupError::Silent(group));
         }
@@ -34,8 +37,8 @@ impl Engine {
     /// the target fails, the price is one election.
     ///
     /// # Errors
-    /// [`GroupError::NotLeader`], or [`GroupError::TransferTarget`] when the target is no voter or
-    /// lags.
+    /// [`GroupError::NotLeader`], or [`GroupError::TransferTarget`] when the target is no voter, lags
+    /// or is the witness.
     pub async fn transfer(&self, group: GroupId, to: NodeId) -> Result<(), GroupError> {
         let running = self.running(group)?;
         let status = running.status();
@@ -57,6 +60,9 @@ impl Engine {
         };
         if !status.voters.contains(&to) {
             return refuse("it has no vote");
+        }
+        if status.witness == Some(to) {
+            return refuse("it is the group's witness");
         }
         let follower = status.followers.iter().find(|f| f.node == to);
         let matched = follower.and_then(|f| f.matched).map_or(0, Index::get);

@@ -36,6 +36,7 @@ mod starts;
 pub mod state;
 pub mod transport;
 pub mod types;
+pub mod witness;
 
 pub use config::{DbMemory, EngineConfig, SnapshotRules};
 pub use counters::{FSYNC_BUCKETS_US, LogStats};
@@ -54,6 +55,7 @@ pub use transport::client::PeerDirectory;
 pub use transport::inbound::Inbound;
 pub use transport::server::raft_service;
 pub use transport::{Route, Transport, TransportError, VoteKind};
+pub use witness::GroupSetup;
 
 #[cfg(test)]
 mod tests;
