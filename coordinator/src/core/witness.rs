@@ -18,6 +18,9 @@
 //! than the follower, it would be ahead for ever. Patience is `replica_timeout`; for a leader whose term the
 //! follower has not answered yet, one election timeout.
 //!
+//! Nor does the witness get what the leader's own disk does not have yet: a leader that loses its last
+//! records with its power could not win with a witness that has them.
+//!
 //! A leader may find a witness that an earlier one left ahead of the follower. Such a follower can't
 //! win an election whatever is held back, so holding back would only make writes wait: the new leader goes
 //! on where the old one was, once it has had an election timeout to learn how far both are.
@@ -38,6 +41,8 @@ pub struct FollowerFacts {
     pub silent: Option<Duration>,
     /// For how long it has lacked records and has taken none; zero while it has all.
     pub stuck: Duration,
+    /// Up to where the leader's own disk has its log.
+    pub own: Option<Index>,
     /// The last record that the witness was sent in this term, or is known to have; none: neither.
     pub sent: Option<Index>,
     /// How long this leader has been leading.
@@ -80,28 +85,8 @@ pub enum WitnessRun {
     Following,
     /// The witness gets nothing more until the follower has what it has.
     Closing,
-    /// The witness gets everything: writes stand on one copy of their payload, and an alert says so.
+    /// The witness gets what the leader has flushed: writes stand on one copy of their payload, and an alert says so.
     Free,
-}
-
-/// Up to where the witness may be sent records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
-    /// All that there are.
-    All,
-    /// Up to this one, itself included; none: no record at all.
-    Upto(Option<Index>),
-}
-
-impl Limit {
-    /// Whether this record may be sent.
-    #[must_use]
-    pub fn allows(self, index: Index) -> bool {
-        match self {
-            Self::All => true,
-            Self::Upto(last) => Some(index) <= last,
-        }
-    }
 }
 
 impl WitnessRun {
@@ -120,14 +105,15 @@ impl WitnessRun {
         }
     }
 
-    /// Up to where the witness may be sent records.
+    /// The last record that the witness may be sent; none: no record at all.
     #[must_use]
-    pub fn limit(self, facts: FollowerFacts) -> Limit {
-        match self {
-            Self::Free => Limit::All,
-            Self::Closing => Limit::Upto(facts.sent.max(facts.flushed)),
-            Self::Following => Limit::Upto(facts.flushed),
-        }
+    pub fn limit(self, facts: FollowerFacts) -> Option<Index> {
+        let limit = match self {
+            Self::Free => return facts.own,
+            Self::Closing => facts.sent.max(facts.flushed),
+            Self::Following => facts.flushed,
+        };
+        limit.min(facts.own)
     }
 
     /// Whether records may stand on the leader and the witness alone.
@@ -151,6 +137,7 @@ mod tests {
             flushed: flushed.map(Index::new),
             silent: silent_ms.map(Duration::from_millis),
             stuck: Duration::ZERO,
+            own: Some(Index::new(9000)),
             sent: sent.map(Index::new),
             led: Duration::from_secs(9),
         }
@@ -205,15 +192,25 @@ mod tests {
 
     #[test]
     fn it_is_never_ahead_of_a_follower_that_answers() {
+        let upto = |run: WitnessRun, facts| run.limit(facts).map(Index::get);
         let seen = facts(Some(7), Some(5), Some(10));
-        let limit = WitnessRun::Following.limit(seen);
-        assert!(limit.allows(Index::new(7)) && !limit.allows(Index::new(8)));
+        assert_eq!(upto(WitnessRun::Following, seen), Some(7));
         let unseen = facts(None, None, None);
-        let limit = WitnessRun::Following.limit(unseen);
-        assert!(!limit.allows(Index::new(0)), "not even the first one");
-        assert_eq!(WitnessRun::Free.limit(seen), Limit::All);
+        assert_eq!(upto(WitnessRun::Following, unseen), None);
+        assert_eq!(upto(WitnessRun::Free, seen), Some(9000));
         let ahead = facts(Some(7), Some(9), Some(10));
-        let limit = WitnessRun::Closing.limit(ahead);
-        assert!(limit.allows(Index::new(9)) && !limit.allows(Index::new(10)));
+        assert_eq!(upto(WitnessRun::Closing, ahead), Some(9));
+    }
+
+    #[test]
+    fn it_never_has_what_the_leader_may_lose() {
+        use WitnessRun::{Closing, Following, Free};
+        let unflushed = FollowerFacts {
+            own: Some(Index::new(6)),
+            ..facts(Some(7), Some(5), Some(10))
+        };
+        for run in [Following, Closing, Free] {
+            assert_eq!(run.limit(unflushed), Some(Index::new(6)), "{run:?}");
+        }
     }
 }

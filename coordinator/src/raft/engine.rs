@@ -12,7 +12,6 @@
 //! Cores, heartbeats and control connections run on a runtime of the engine's own, bulk connections
 //! on a second: data load elsewhere must not look like a death.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -20,7 +19,6 @@ use std::time::Instant;
 
 use maia_common::runtime::{Gate, Tasks};
 use maia_common::{GroupId, NodeId};
-use openraft::errors::{InitializeError, RaftError};
 use rocksdb::{Cache, DB};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -52,7 +50,7 @@ use super::transport::client::{GrpcTransport, PeerDirectory};
 use super::transport::inbound::Inbound;
 use super::transport::network::GroupNetworks;
 use super::types::RaftNode;
-use super::witness::{GroupSetup, Leash};
+use super::witness::GroupSetup;
 
 /// The engine. One per process; shared by reference.
 pub struct Engine {
@@ -301,16 +299,6 @@ impl Engine {
         })
     }
 
-    fn leash(&self, witness: NodeId) -> Arc<Leash> {
-        let leash = Leash::new(witness, self.config.patience());
-        #[cfg(test)]
-        let leash = match self.config.sabotage {
-            Some(super::config::Sabotage::WitnessAhead) => leash.off(),
-            _ => leash,
-        };
-        Arc::new(leash)
-    }
-
     fn log_of(&self, group: GroupId, instance: InstanceId, tail: Tail) -> GroupLog {
         GroupLog {
             group,
@@ -335,33 +323,6 @@ impl Engine {
             tokio::time::sleep_until(until.into()).await;
             group.raft.runtime_config().elect(true);
         });
-    }
-
-    /// Gives a group its first members; every member with data may call it with the same ones.
-    ///
-    /// # Errors
-    /// [`GroupError`]; that it has members already is no error.
-    pub async fn initialize_group(
-        &self,
-        group: GroupId,
-        voters: BTreeSet<NodeId>,
-    ) -> Result<(), GroupError> {
-        let running = self.running(group)?;
-        if running.is_witness() {
-            return Err(GroupError::Witness(group));
-        }
-        let voters: BTreeSet<u64> = voters.into_iter().map(NodeId::get).collect();
-        match running.raft.initialize(voters).await {
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
-            Err(RaftError::APIError(error)) => Err(GroupError::Members {
-                group,
-                reason: error.to_string(),
-            }),
-            Err(RaftError::Fatal(error)) => Err(GroupError::Stopped {
-                group,
-                reason: error.to_string(),
-            }),
-        }
     }
 
     /// Leaves a group for good: stops its instance if there is one, deletes the log, state and

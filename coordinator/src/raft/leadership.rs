@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use maia_common::{GroupId, Index, NodeId};
+use openraft::errors::{InitializeError, RaftError};
 
 use super::engine::Engine;
 use super::errors::GroupError;
@@ -14,6 +15,33 @@ use super::errors::GroupError;
 const TRANSFER_MAX_LAG: u64 = 128;
 
 impl Engine {
+    /// Gives a group its first members; every member with data may call it with the same ones.
+    ///
+    /// # Errors
+    /// [`GroupError`]; that it has members already is no error.
+    pub async fn initialize_group(
+        &self,
+        group: GroupId,
+        voters: BTreeSet<NodeId>,
+    ) -> Result<(), GroupError> {
+        let running = self.running(group)?;
+        if running.is_witness() {
+            return Err(GroupError::Witness(group));
+        }
+        let voters: BTreeSet<u64> = voters.into_iter().map(NodeId::get).collect();
+        match running.raft.initialize(voters).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(RaftError::APIError(error)) => Err(GroupError::Members {
+                group,
+                reason: error.to_string(),
+            }),
+            Err(RaftError::Fatal(error)) => Err(GroupError::Stopped {
+                group,
+                reason: error.to_string(),
+            }),
+        }
+    }
+
     /// Has this node campaign now, pre-vote first.
     ///
     /// # Errors

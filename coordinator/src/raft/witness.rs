@@ -21,9 +21,10 @@ use openraft::metrics::RaftMetrics;
 use openraft::{EntryPayload, Instant as _, ServerState};
 use tokio::sync::watch;
 
+use super::engine::Engine;
 use super::group::Group;
 use super::types::{RaftEntry, RaftVote, TypeConfig, node_of};
-use crate::core::witness::{FollowerFacts, Limit, Patience, WitnessRun};
+use crate::core::witness::{FollowerFacts, Patience, WitnessRun};
 
 /// What an instance is started as. A group's first members never change, so this does not either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +65,19 @@ pub(crate) fn has_payload(entry: &RaftEntry) -> bool {
     matches!(entry.payload, EntryPayload::Normal(_))
 }
 
+impl Engine {
+    /// For a new instance of a group with this witness.
+    pub(super) fn leash(&self, witness: NodeId) -> Arc<Leash> {
+        let leash = Leash::new(witness, self.config.patience());
+        #[cfg(test)]
+        let leash = match self.config.sabotage {
+            Some(super::config::Sabotage::WitnessAhead) => leash.off(),
+            _ => leash,
+        };
+        Arc::new(leash)
+    }
+}
+
 /// Keeps the witness of one group behind the data follower, while this node leads.
 pub(crate) struct Leash {
     witness: NodeId,
@@ -83,7 +97,8 @@ struct Hold {
     vote: Option<RaftVote>,
     since: Option<Instant>,
     run: WitnessRun,
-    limit: Option<Limit>,
+    /// The last record that may be sent.
+    limit: Option<Index>,
     /// The last record that was granted.
     sent: Option<Index>,
     /// What the follower had flushed when it last took something or had all, and when that was.
@@ -160,7 +175,7 @@ impl Leash {
                 );
             }
             hold.run = run;
-            hold.limit = Some(run.limit(facts));
+            hold.limit = run.limit(facts);
         }
         drop(hold);
         self.changed
@@ -199,11 +214,7 @@ impl Leash {
         if hold.vote.as_ref() != Some(vote) {
             return 0;
         }
-        let end = match hold.limit {
-            None | Some(Limit::Upto(None)) => 0,
-            Some(Limit::Upto(Some(upto))) => last.min(upto.get()) + 1,
-            Some(Limit::All) => last + 1,
-        };
+        let end = hold.limit.map_or(0, |upto| last.min(upto.get()) + 1);
         let granted = end.saturating_sub(first);
         if granted > 0 {
             hold.sent = hold.sent.max(Some(Index::new(end - 1)));
@@ -241,6 +252,7 @@ impl Hold {
             flushed,
             silent: follower.and_then(answered).map(|at| at.elapsed()),
             stuck: now.saturating_duration_since(took.1),
+            own: matched(seen.id),
             sent: self.sent.max(matched(witness.get())),
             led: self
                 .since

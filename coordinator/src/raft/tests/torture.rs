@@ -132,7 +132,9 @@ fn look_at_witness(field: &Field, history: &History) {
     let Some(follows) = last(field, WITNESSED, follower) else {
         return;
     };
-    let of = field.engine(follower).and_then(|engine| engine.status(WITNESSED));
+    let of = field
+        .engine(follower)
+        .and_then(|engine| engine.status(WITNESSED));
     let is_its = of.is_some_and(|status| status.term == term);
     if is_its && keeps_witness_behind(field) == Some(before) {
         let behind = invariants::witness_behind(witness, follows, false);

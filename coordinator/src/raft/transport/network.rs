@@ -46,6 +46,8 @@ pub(crate) struct GroupNetworks {
 /// How long after a message for the witness of which nothing was granted the next one is made: that
 /// one waits for a grant.
 const AFTER_HOLD: Duration = Duration::from_millis(1);
+/// The same for those after it, until one is answered: the witness may be gone.
+const WITHOUT_ANSWER: Duration = Duration::from_millis(200);
 
 /// One group's way to one node.
 pub(crate) struct GroupNetwork {
@@ -242,7 +244,8 @@ impl RaftNetworkV2<TypeConfig> for GroupNetwork {
 
     /// Beside a message that nothing was granted of, the configured one.
     fn backoff(&self) -> Option<Backoff> {
-        self.is_held
-            .then(|| Backoff::new(std::iter::repeat(AFTER_HOLD)))
+        let then = std::iter::repeat(WITHOUT_ANSWER);
+        let waits = std::iter::once(AFTER_HOLD).chain(then);
+        self.is_held.then(|| Backoff::new(waits))
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use maia_common::position::Index;
-use maia_coordinator::core::witness::{FollowerFacts, Limit, Patience};
+use maia_coordinator::core::witness::{FollowerFacts, Patience};
 
 use super::Role;
 use crate::plan::{Bug, ELECTION_MIN, Micros, REPLICA_TIMEOUT};
@@ -27,6 +27,7 @@ impl World {
             silent: lead.answered.get(&follower).map(|at| ago(*at)),
             // Here a follower that answers takes records, too.
             stuck: Duration::ZERO,
+            own: Some(Index::new(lead.flushed)),
             sent: lead.sent_to_witness().map(Index::new),
             led: ago(lead.since),
         })
@@ -61,10 +62,8 @@ impl World {
             return all;
         };
         let facts = self.follower_facts(n, local);
-        match facts.map(|facts| lead.witness.limit(facts)) {
-            None | Some(Limit::All) => all,
-            Some(Limit::Upto(last)) => last.map_or(0, Index::get),
-        }
+        let limit = facts.map(|facts| lead.witness.limit(facts));
+        limit.map_or(all, |last| last.map_or(0, Index::get))
     }
 
     /// The leader has sent a member entries, or a snapshot, up to here.
