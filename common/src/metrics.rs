@@ -36,6 +36,8 @@ metrics! {
     LEADER_CHANGES = "maia_leader_changes_total", "Leader changes of a group.";
     REPLICATION_LAG_ENTRIES = "maia_replication_lag_entries",
         "Records that a follower of a group led here is behind.";
+    WITNESS_FREE = "maia_witness_free",
+        "1 while the witness of a group led here runs free: its new records have one copy.";
     QUARANTINE_ENTRIES = "maia_quarantine_entries",
         "Records that this node's logs lost uncommitted and that are not yet resolved.";
     QUARANTINE_BYTES = "maia_quarantine_bytes", "Bytes of those records.";

@@ -237,6 +237,22 @@ pub enum MemberRole {
     Voter,
     /// Holds data without a vote.
     Learner,
+    /// Votes without data: of each record it stores where it stands, never what it says.
+    Witness,
+}
+
+impl MemberRole {
+    /// Whether it has a vote.
+    #[must_use]
+    pub const fn votes(self) -> bool {
+        matches!(self, Self::Voter | Self::Witness)
+    }
+
+    /// Whether it stores what records say (I7: only in regions of the placement).
+    #[must_use]
+    pub const fn holds_data(self) -> bool {
+        matches!(self, Self::Voter | Self::Learner)
+    }
 }
 
 /// One member of a group.
@@ -282,18 +298,39 @@ impl GroupRecord {
         self.members.iter().filter(move |m| !gone(&m.node))
     }
 
+    /// The members that stay and hold data.
+    pub fn copies(&self) -> impl Iterator<Item = &Member> {
+        self.staying().filter(|m| m.role.holds_data())
+    }
+
+    /// Its witness, if it began with one; it may have left since.
+    #[must_use]
+    pub fn witness(&self) -> Option<NodeId> {
+        let mut witnesses = self.members.iter().filter(|m| !m.role.holds_data());
+        witnesses.next().map(|m| m.node)
+    }
+
     /// Whether each of its regions has a member that stays. A group that lost one keeps its tenants
     /// and takes no others: they would have fewer copies than they ask for.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.staying().count() >= self.key.regions().count()
+        self.copies().count() >= self.key.regions().count()
     }
 
     /// The nodes with a vote once all that leave have left.
     #[must_use]
     pub fn voters(&self) -> BTreeSet<NodeId> {
-        let voters = self.staying().filter(|m| m.role == MemberRole::Voter);
+        let voters = self.staying().filter(|m| m.role.votes());
         voters.map(|m| m.node).collect()
+    }
+
+    /// Who leaves when this node does: the witness goes with the last copy but one, since it would
+    /// only make one copy's writes wait for two nodes.
+    #[must_use]
+    pub fn leavers_with(&self, node: NodeId) -> BTreeSet<NodeId> {
+        let copies_left = self.copies().filter(|m| m.node != node).count();
+        let witness = self.witness().filter(|_| copies_left < 2);
+        witness.into_iter().chain([node]).collect()
     }
 
     /// Whether the node may have something of the group: a member that has not left.

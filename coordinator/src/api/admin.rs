@@ -85,7 +85,7 @@ pub async fn election(State(api): State<Api>) -> Json<Value> {
                 "region": leader.as_ref().map(|l| &l.region),
                 "voters": record.voters(),
                 "learners": learners(record),
-                "witness": Value::Null,
+                "witness": record.voters().into_iter().find(|v| record.witness() == Some(*v)),
                 "stopped": status.and_then(|s| s.stopped),
             })
         })

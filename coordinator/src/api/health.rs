@@ -132,6 +132,12 @@ fn diagnose(seen: &[Seen], leaderless: &[GroupId], followers: &[Value]) -> Diagn
         }
     }
     let unhealthy = !reasons.is_empty();
+    for s in seen.iter().filter(|s| s.status.is_witness_free) {
+        reasons.push(format!(
+            "group {} has one copy of its newest records: its witness stands in for the other one",
+            s.group
+        ));
+    }
     for group in leaderless.iter().filter(|g| !g.is_metastore()) {
         reasons.push(format!("group {group} has no leader"));
     }
@@ -143,6 +149,24 @@ fn diagnose(seen: &[Seen], leaderless: &[GroupId], followers: &[Value]) -> Diagn
         reasons.push(format!("follower {id} is {state}"));
     }
     Diagnosis { reasons, unhealthy }
+}
+
+/// Groups led here of which records may have one copy now, since their witness runs free.
+fn witness_free(seen: &[Seen]) -> Vec<GroupId> {
+    let free = seen.iter().filter(|s| s.status.is_witness_free);
+    free.map(|s| s.group).collect()
+}
+
+/// Groups led here that have two copies and no witness: without either they take no writes.
+fn without_witness(seen: &[Seen], state: &ClusterState) -> Vec<GroupId> {
+    let led = seen.iter().filter(|s| s.leads()).map(|s| s.group);
+    let lacks = |group: &GroupId| {
+        state.groups.get(group).is_some_and(|record| {
+            let votes = record.staying().filter(|m| m.role.votes());
+            record.copies().count() == 2 && votes.count() == 2
+        })
+    };
+    led.filter(lacks).collect()
 }
 
 /// Groups without a leader that a quorum follows now.
@@ -207,9 +231,9 @@ pub async fn health(State(api): State<Api>) -> Response {
         .iter()
         .filter(|s| s.leads())
         .filter(|s| {
-            s.status
-                .followers
-                .iter()
+            let copies = s.status.followers.iter();
+            copies
+                .filter(|f| s.status.witness != Some(f.node))
                 .any(|f| unreachable.contains(&&json!(f.node)))
         })
         .map(|s| s.group)
@@ -231,6 +255,8 @@ pub async fn health(State(api): State<Api>) -> Response {
         "groups": seen.iter().map(group).collect::<Vec<_>>(),
         "leaderless": leaderless,
         "under_replicated": under_replicated,
+        "witness_free": witness_free(&seen),
+        "without_witness": without_witness(&seen, &state),
     });
     let code = if unhealthy {
         StatusCode::SERVICE_UNAVAILABLE

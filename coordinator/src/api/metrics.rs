@@ -155,6 +155,15 @@ fn groups(text: &mut Text, api: &Api) {
             text.sample(names::REPLICATION_LAG_ENTRIES.name, &labels, lag);
         }
     }
+    text.head(names::WITNESS_FREE, "gauge");
+    let led = statuses.iter().filter(|(_, s)| s.role == Role::Leader);
+    for (group, status) in led.filter(|(_, s)| s.witness.is_some()) {
+        let (labels, free) = (
+            format!("group=\"{group}\""),
+            u8::from(status.is_witness_free),
+        );
+        text.sample(names::WITNESS_FREE.name, &labels, free);
+    }
 }
 
 fn logs(text: &mut Text, api: &Api) {

@@ -135,6 +135,11 @@ fn describe(plan: &Value) -> String {
         } else {
             ""
         };
+        let witness = if group["loses_witness"] == true {
+            ", and goes on without its witness"
+        } else {
+            ""
+        };
         let keep = if copies == 1 {
             "node keeps"
         } else {
@@ -146,6 +151,7 @@ fn describe(plan: &Value) -> String {
             &[
                 format!("group {id}: {copies} {keep} its data"),
                 home.to_owned(),
+                witness.to_owned(),
             ]
             .concat(),
         );

@@ -231,6 +231,10 @@ pub struct Replication {
     pub retention_age: Duration,
     /// Below this much free disk no write is accepted.
     pub min_free_bytes: u64,
+    /// For how long the other copy of a group with two of them may not answer before its witness
+    /// stands in for it and records have one copy; by default 1 s, 3 s or 8 s, by the preset.
+    #[serde(with = "optional", skip_serializing_if = "Option::is_none")]
+    pub replica_timeout: Option<Duration>,
 }
 
 impl Default for Replication {
@@ -239,6 +243,7 @@ impl Default for Replication {
             retention_bytes: 256 << 20,
             retention_age: Duration::from_secs(24 * 3600),
             min_free_bytes: 64 << 20,
+            replica_timeout: None,
         }
     }
 }
@@ -273,6 +278,14 @@ impl Config {
         }
     }
 
+    /// For how long a data follower may not answer before its group's witness runs free.
+    #[must_use]
+    pub fn replica_timeout(&self) -> Duration {
+        let (_, leader_timeout) = self.preset.numbers();
+        let set = self.replication.replica_timeout;
+        set.unwrap_or(leader_timeout.max(self.election().timeout_max))
+    }
+
     /// What is wrong between the values, as `key: sentence`; empty when all is well.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
@@ -295,6 +308,10 @@ impl Config {
         demand(
             election.timeout_max > election.timeout_min,
             "election.timeout_max: must be greater than election.timeout_min",
+        );
+        demand(
+            self.replica_timeout() >= election.timeout_max,
+            "replication.replica_timeout: must be at least election.timeout_max",
         );
         demand(
             self.groups.collect_after >= election.timeout_max,

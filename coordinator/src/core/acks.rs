@@ -60,7 +60,8 @@ impl From<&TenantProperties> for AckRule {
 /// The group, as its leader sees it now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Replicas {
-    /// Members that store payloads, the leader among them.
+    /// Members that store payloads and follow the group by now, the leader among them. One that is
+    /// yet to come to where it was made a member could hold writes up for as long as that takes.
     pub data_members: usize,
     /// Members with a vote.
     pub voters: usize,

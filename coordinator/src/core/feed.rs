@@ -127,7 +127,7 @@ fn group_message(state: &ClusterState, group: GroupId) -> Option<wire::Group> {
 /// left, one that has left has nothing any more.
 fn holders(record: &GroupRecord) -> Vec<String> {
     let members = record.members.iter();
-    let holding = members.filter(|m| !record.left.contains(&m.node));
+    let holding = members.filter(|m| m.role.holds_data() && !record.left.contains(&m.node));
     holding.map(|m| m.region.to_string()).collect()
 }
 

@@ -6,7 +6,7 @@
 //! ```text
 //! record says   this node                      command
 //! creating      member, no instance            Start
-//! creating      first member, empty log        Initialize   (others after a while: it may be dead)
+//! creating      first member, empty log        Initialize   (others with data after a while: it may be dead)
 //! creating      leads                          Activate     creating → active
 //! any           leads at a term not announced  Announce
 //! any           leads away from home, or       Transfer   (see `homecoming`)
@@ -202,10 +202,7 @@ fn comer(record: &GroupRecord, members: &Members) -> Option<Command> {
 
 /// The members with which the group begins, whoever of them is to leave again.
 fn first_voters(record: &GroupRecord) -> Vec<NodeId> {
-    let voters = record
-        .members
-        .iter()
-        .filter(|m| m.role == MemberRole::Voter);
+    let voters = record.members.iter().filter(|m| m.role.votes());
     voters.map(|m| m.node).collect()
 }
 

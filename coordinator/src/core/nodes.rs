@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, NodeId, RegionName};
 use maia_common::limits::MAX_NODES;
-use maia_common::placement::{GroupRecord, GroupState, MemberRole};
+use maia_common::placement::{GroupRecord, GroupState};
 use maia_common::position::Revision;
 use maia_common::topology::{Farewell, Node, NodeState};
 use serde::{Deserialize, Serialize};
@@ -230,6 +230,8 @@ pub struct GroupLoss {
     pub group: GroupId,
     /// The nodes that keep its data.
     pub copies_left: Vec<NodeId>,
+    /// Whether it goes on without a witness: the node is it, or has the last copy but one.
+    pub loses_witness: bool,
     /// Whether the node was where the group's primary belongs.
     pub loses_home: bool,
 }
@@ -259,12 +261,12 @@ pub fn plan_removal(
     let record = state.nodes.get(&node).ok_or(NodeRefusal::Unknown(node))?;
     let given_up = give_up.groups;
     let quarantine = plan_quarantine(answering.contains(&node), custody, give_up.quarantine)?;
-    let left = check_majority("the metastore", root, answering, node)?;
+    let left = check_majority("the metastore", root, answering, &[node].into())?;
     let open = state.groups.values().filter(|group| {
         group.state != GroupState::Closing && group.staying().any(|m| m.node == node)
     });
     let (lost, go_on): (Vec<_>, Vec<_>) =
-        open.partition(|group| given_up.is_some() && group.staying().all(|m| m.node == node));
+        open.partition(|group| given_up.is_some() && group.copies().all(|m| m.node == node));
     let groups = go_on.into_iter().map(|group| loss(group, answering, node));
     let tenants = |group| given_up.and_then(|counts| counts.get(&group)).copied();
     let lost = lost.into_iter().map(|group| LostGroup {
@@ -305,7 +307,7 @@ fn loss(
     node: NodeId,
 ) -> Result<GroupLoss, NodeRefusal> {
     let copies_left: Vec<NodeId> = group
-        .staying()
+        .copies()
         .map(|m| m.node)
         .filter(|m| *m != node)
         .collect();
@@ -313,17 +315,19 @@ fn loss(
         return Err(NodeRefusal::OnlyCopy(group.id));
     }
     // Those that leave already may still be voters in Raft's eyes.
-    let voters = group.members.iter().filter(|m| m.role == MemberRole::Voter);
+    let voters = group.members.iter().filter(|m| m.role.votes());
     let voters = voters.map(|m| m.node).filter(|m| !group.left.contains(m));
+    let leavers = group.leavers_with(node);
     check_majority(
         &format!("group {}", group.id),
         &voters.collect(),
         answering,
-        node,
+        &leavers,
     )?;
     Ok(GroupLoss {
         group: group.id,
         copies_left,
+        loses_witness: group.witness().is_some_and(|w| leavers.contains(&w)),
         loses_home: group.members.first().is_some_and(|m| m.node == node),
     })
 }
@@ -333,12 +337,12 @@ fn check_majority(
     what: &str,
     voters: &BTreeSet<NodeId>,
     answering: &BTreeSet<NodeId>,
-    node: NodeId,
+    leavers: &BTreeSet<NodeId>,
 ) -> Result<usize, NodeRefusal> {
-    if !voters.contains(&node) {
+    if voters.is_disjoint(leavers) {
         return Ok(voters.len());
     }
-    let stay: BTreeSet<NodeId> = voters.iter().copied().filter(|v| *v != node).collect();
+    let stay = voters - leavers;
     if has_majority(voters, answering) && has_majority(&stay, answering) {
         return Ok(stay.len());
     }
@@ -396,7 +400,7 @@ pub fn begin_removal(
             // Nobody can delete the tenants' data first: they go with the group (`collection`).
             record.state = GroupState::Closing;
         } else if plan.groups.iter().any(|loss| loss.group == *group) {
-            record.leaving.insert(node.id);
+            record.leaving.extend(record.leavers_with(node.id));
         } else {
             continue;
         }

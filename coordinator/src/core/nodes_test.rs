@@ -1,6 +1,6 @@
 //! What is refused, and that a removal takes effect on what it was planned on or not at all.
 
-use maia_common::placement::{GroupKey, Member, Mode};
+use maia_common::placement::{GroupKey, Member, MemberRole, Mode};
 use maia_common::topology::{Region, RegionState};
 
 use super::super::metastore::apply;

@@ -4,6 +4,7 @@
 //! (groups are capped).
 
 pub mod load;
+mod witness;
 
 use std::collections::BTreeSet;
 
@@ -140,6 +141,7 @@ pub fn create_group(
             role,
         });
     }
+    members.extend(witness::of_new_group(state, key));
     let (group, at_last) = match last {
         Some((last, revision)) => (last.next(), Precondition::At(revision)),
         None => (GroupId::new(1), Precondition::Absent),

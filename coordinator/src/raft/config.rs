@@ -7,6 +7,7 @@ use maia_common::NodeId;
 
 pub use super::db::DbMemory;
 use crate::core::retention::Retention;
+use crate::core::witness::Patience;
 
 /// What an engine is opened with. The times must be equal on all nodes of a cluster: lease reads
 /// and vote silence derive from `election_max`.
@@ -22,6 +23,9 @@ pub struct EngineConfig {
     pub election_min: Duration,
     /// The greatest such time; also the leader's lease.
     pub election_max: Duration,
+    /// For how long a data follower may not answer before the witness of its group runs free; see
+    /// `core/witness`.
+    pub replica_timeout: Duration,
     /// With less free space than this a leader takes no proposals ([`ProposeError::DiskFull`]),
     /// and with a quarter of it a follower takes no entries.
     ///
@@ -53,6 +57,8 @@ pub(crate) enum Sabotage {
     AnswerBeforeSync,
     /// A restarted node votes at once.
     NoVoteSilence,
+    /// Witnesses are sent whatever the leader has.
+    WitnessAhead,
 }
 
 /// When to take snapshots, and what to keep of the log.
@@ -75,6 +81,7 @@ impl EngineConfig {
             heartbeat: Duration::from_millis(50),
             election_min: Duration::from_millis(150),
             election_max: Duration::from_millis(300),
+            replica_timeout: Duration::from_secs(1),
             disk_watermark_bytes: 256 << 20,
             snapshots: SnapshotRules {
                 entries_since_last: 50_000,
@@ -118,6 +125,14 @@ impl EngineConfig {
         }
         .validate()
         .map_err(|e| e.to_string())
+    }
+
+    /// How patient a leader is with the data follower of a group with a witness.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience {
+            replica_timeout: self.replica_timeout,
+            election_timeout: self.election_max,
+        }
     }
 
     /// How long a message with entries may take: a disk's bad moment must not look like a death.

@@ -12,7 +12,6 @@
 //! Cores, heartbeats and control connections run on a runtime of the engine's own, bulk connections
 //! on a second: data load elsewhere must not look like a death.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -21,7 +20,6 @@ use std::time::Instant;
 use maia_common::limits::MAX_ENTRY_READS;
 use maia_common::runtime::{Gate, Tasks};
 use maia_common::{GroupId, NodeId};
-use openraft::errors::{InitializeError, RaftError};
 use rocksdb::{Cache, DB};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
@@ -54,6 +52,7 @@ use super::transport::client::{GrpcTransport, PeerDirectory};
 use super::transport::inbound::Inbound;
 use super::transport::network::GroupNetworks;
 use super::types::RaftNode;
+use super::witness::GroupSetup;
 
 /// The engine. One per process; shared by reference.
 pub struct Engine {
@@ -182,16 +181,20 @@ impl Engine {
         }
     }
 
-    /// Starts this node's instance of a group; does nothing when it runs, and starts it anew when it
+    /// Starts this node's instance of a group, with the witness that the group's record names; does nothing when it runs, and starts it anew when it
     /// has stopped over an error. Only ever called because a group's record says so, never because
     /// of a message.
     ///
     /// # Errors
     /// [`GroupError::GroupLeft`], or [`GroupError::Stopped`] when its storage is damaged: other
     /// groups go on.
-    pub async fn start_group(self: &Arc<Self>, group: GroupId) -> Result<(), GroupError> {
-        let engine = Arc::clone(self);
-        self.inside("start-group", async move { engine.start(group).await })
+    pub async fn start_group(
+        self: &Arc<Self>,
+        setup: impl Into<GroupSetup>,
+    ) -> Result<(), GroupError> {
+        let (engine, setup) = (Arc::clone(self), setup.into());
+        let group = setup.group;
+        self.inside("start-group", async move { engine.start(setup).await })
             .await
             .unwrap_or_else(|| {
                 Err(GroupError::Stopped {
@@ -201,7 +204,8 @@ impl Engine {
             })
     }
 
-    async fn start(&self, group: GroupId) -> Result<(), GroupError> {
+    async fn start(&self, setup: GroupSetup) -> Result<(), GroupError> {
+        let group = setup.group;
         let _one_at_a_time = self.starting.lock().await;
         if let Some(running) = self.groups.running(group) {
             if running.stopped().is_none() {
@@ -214,7 +218,7 @@ impl Engine {
         if left {
             return Err(GroupError::GroupLeft(group));
         }
-        match self.start_instance(group).await {
+        match self.start_instance(setup).await {
             Ok(running) => {
                 let running = Arc::new(running);
                 self.groups
@@ -226,12 +230,17 @@ impl Engine {
                     self.tasks
                         .spawn_until_stop("herald", herald::follow(Arc::clone(&running)));
                 }
+                if let Some(leash) = running.leash.clone().filter(|_| !running.is_witness()) {
+                    let watch = leash.watch(Arc::clone(&running), self.config.heartbeat);
+                    self.tasks.spawn_until_stop("witness-leash", watch);
+                }
                 self.end_silence(running);
                 Ok(())
             }
             Err(stop) => {
                 let reason = stop.reason.clone();
-                self.note_failed(group, stop);
+                let witness = setup.witness;
+                self.note_failed(group, Stop { witness, ..stop });
                 Err(failed(reason))
             }
         }
@@ -249,7 +258,8 @@ impl Engine {
         }
     }
 
-    async fn start_instance(&self, group: GroupId) -> Result<Group, Stop> {
+    async fn start_instance(&self, setup: GroupSetup) -> Result<Group, Stop> {
+        let (group, leash) = (setup.group, setup.witness.map(|node| self.leash(node)));
         let instance = self.flusher.open(group).await?;
         self.snapshots.load(group)?;
         let machine = GroupMachine::open(
@@ -272,6 +282,7 @@ impl Engine {
         let failed = |reason: String| Stop {
             reason,
             damaged: tail.lock().damaged,
+            witness: setup.witness,
         };
         let networks = GroupNetworks {
             transport: Arc::clone(&self.transport),
@@ -279,9 +290,14 @@ impl Engine {
             node: self.config.node,
             bulk_timeout: self.config.bulk_timeout(),
             control_timeout: self.config.election_min,
+            leash: leash.clone(),
+            hold: self.config.heartbeat,
+            snapshots: Arc::clone(&self.snapshots),
         };
-        let config = Arc::new(self.config.raft_config(has_voted).map_err(failed)?);
         let node = self.config.node;
+        // A witness never campaigns; others that have voted before not at once.
+        let is_mute = has_voted || setup.witness == Some(node);
+        let config = Arc::new(self.config.raft_config(is_mute).map_err(failed)?);
         let raft = RaftNode::new(node.get(), config, networks, log, machine).await;
         let raft = raft.map_err(|e| failed(e.to_string()))?;
         let silent = has_voted && !is_alone(&raft, node).await;
@@ -298,6 +314,8 @@ impl Engine {
             heard_ms: AtomicU64::new(0),
             started: Instant::now(),
             silent_until,
+            leash,
+            led: Mutex::default(),
         })
     }
 
@@ -312,8 +330,11 @@ impl Engine {
         }
     }
 
-    /// Lets the group campaign once its silence is over.
+    /// Lets the group campaign once its silence is over; a witness never does.
     fn end_silence(&self, group: Arc<Group>) {
+        if group.is_witness() {
+            return;
+        }
         let Some(until) = group.silent_until else {
             group.raft.runtime_config().elect(true);
             return;
@@ -322,30 +343,6 @@ impl Engine {
             tokio::time::sleep_until(until.into()).await;
             group.raft.runtime_config().elect(true);
         });
-    }
-
-    /// Gives a group its first members; every member may call it with the same ones.
-    ///
-    /// # Errors
-    /// [`GroupError`]; that it has members already is no error.
-    pub async fn initialize_group(
-        &self,
-        group: GroupId,
-        voters: BTreeSet<NodeId>,
-    ) -> Result<(), GroupError> {
-        let running = self.running(group)?;
-        let voters: BTreeSet<u64> = voters.into_iter().map(NodeId::get).collect();
-        match running.raft.initialize(voters).await {
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
-            Err(RaftError::APIError(error)) => Err(GroupError::Members {
-                group,
-                reason: error.to_string(),
-            }),
-            Err(RaftError::Fatal(error)) => Err(GroupError::Stopped {
-                group,
-                reason: error.to_string(),
-            }),
-        }
     }
 
     /// Leaves a group for good: stops its instance if there is one, deletes the log, state and

@@ -71,7 +71,10 @@ pub enum GroupError {
     /// This node has just started and may have promised another its vote.
     #[error("this node does not campaign in group {0} yet: it has just started")]
     Silent(GroupId),
-    /// The target of a transfer lags, or is no voter.
+    /// This node is the group's witness, which never leads.
+    #[error("this node is the witness of group {0}: it never leads")]
+    Witness(GroupId),
+    /// The target of a transfer lags, is no voter, or is the witness.
     #[error("node {to} cannot take over group {group}: {reason}")]
     TransferTarget {
         /// The group.

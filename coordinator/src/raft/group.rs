@@ -1,6 +1,7 @@
 //! One running group: its openraft instance and what stands around it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use maia_common::runtime::Gate;
@@ -13,6 +14,7 @@ use openraft::{Instant as _, ServerState};
 use super::groups::Stop;
 use super::log::store::SharedTail;
 use super::types::{RaftNode, TypeConfig, node_of, position_of, term_of};
+use super::witness::Leash;
 use maia_common::Position;
 
 /// How long a group's instance may take to end.
@@ -32,6 +34,11 @@ pub(crate) struct Group {
     pub(crate) started: Instant,
     /// Until then this node neither votes nor campaigns in this group; none: it had never voted.
     pub(crate) silent_until: Option<Instant>,
+    /// Of its witness, if it has one; this node may be that.
+    pub(crate) leash: Option<Arc<Leash>>,
+    /// The term in which this node was last seen leading, and since when, in milliseconds since
+    /// `started`.
+    pub(crate) led: Mutex<(Term, u64)>,
 }
 
 /// A node's part in a group.
@@ -81,15 +88,23 @@ pub struct GroupStatus {
     pub voters: Vec<NodeId>,
     /// Members without.
     pub learners: Vec<NodeId>,
+    /// The voter that stores no data, if the group began with one.
+    pub witness: Option<NodeId>,
+    /// On the leader: whether the witness runs free, so that records may have one copy.
+    pub is_witness_free: bool,
     /// Whether a change of members is between its two steps: `voters` are those of both.
     pub is_joint: bool,
     /// Whether that membership is applied here, hence committed.
     pub members_settled: bool,
+    /// Where that membership stands in the log.
+    pub members_since: Option<Index>,
     /// On the leader: each other member as it sees it.
     pub followers: Vec<Follower>,
     /// On the leader: how long ago a quorum last answered. Its lease lives while this is below
     /// `election_max`.
     pub millis_since_quorum_ack: Option<u64>,
+    /// On the leader: for how long it has been seen leading in this term.
+    pub millis_leading: Option<u64>,
     /// On others: how long ago the leader last spoke to this node, or since the start.
     pub millis_since_leader: Option<u64>,
     /// Why the group has stopped here, if it has.
@@ -111,10 +126,14 @@ impl GroupStatus {
             purged: None,
             voters: Vec::new(),
             learners: Vec::new(),
+            witness: stop.witness,
+            is_witness_free: false,
             is_joint: false,
             members_settled: false,
+            members_since: None,
             followers: Vec::new(),
             millis_since_quorum_ack: None,
+            millis_leading: None,
             millis_since_leader: None,
             stopped: Some(stop.reason),
             damaged: stop.damaged,
@@ -127,11 +146,39 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl GroupStatus {
-    /// Whether the node's copy is part of the group's data: it has a vote, or has followed the group
-    /// up to where it was made a member. False for an instance that nobody has told of the group yet.
+    /// Whether the node's copy is part of the group's data: it has a vote and is no witness, or has
+    /// followed the group up to where it was made a member. False for an instance that nobody has told
+    /// of the group yet.
     #[must_use]
     pub fn has_copy(&self, node: NodeId) -> bool {
-        self.voters.contains(&node) || (self.learners.contains(&node) && self.members_settled)
+        let is_member =
+            self.voters.contains(&node) || (self.learners.contains(&node) && self.members_settled);
+        is_member && self.witness != Some(node)
+    }
+
+    /// Whether the node may answer reads of the group from what it has applied: one that has stopped
+    /// over an error still has that.
+    #[must_use]
+    pub fn may_serve(&self, node: NodeId) -> bool {
+        self.witness != Some(node) && (self.stopped.is_some() || self.has_copy(node))
+    }
+
+    /// On the leader: whether the node is a member without a vote that has answered, and has yet to come
+    /// to where it was made a member. Until then it is no copy that a write could wait for.
+    #[must_use]
+    pub fn is_joining(&self, node: NodeId) -> bool {
+        let follower = self.followers.iter().find(|f| f.node == node);
+        self.learners.contains(&node)
+            && follower
+                .is_some_and(|f| f.millis_since_ack.is_some() && f.matched < self.members_since)
+    }
+
+    /// On the leader: whether the follower takes records now. One that has not answered in this term
+    /// does while the term is young.
+    #[must_use]
+    pub fn answers(&self, follower: &Follower, patience: Duration) -> bool {
+        let silent = follower.millis_since_ack.or(self.millis_leading);
+        silent.is_none_or(|ms| Duration::from_millis(ms) <= patience)
     }
 
     /// Whether nobody can be leading now: no leader is known, or it has been silent for longer than
@@ -160,6 +207,25 @@ impl GroupStatus {
 }
 
 impl Group {
+    /// Whether this node is the group's witness.
+    pub(crate) fn is_witness(&self) -> bool {
+        self.witness() == Some(self.node)
+    }
+
+    fn witness(&self) -> Option<NodeId> {
+        self.leash.as_ref().map(|leash| leash.witness())
+    }
+
+    /// For how long this node has been seen leading in this term.
+    fn millis_leading(&self, term: Term) -> u64 {
+        let now = millis(self.started.elapsed());
+        let mut led = self.led.lock().unwrap_or_else(PoisonError::into_inner);
+        if led.0 != term {
+            *led = (term, now);
+        }
+        now - led.1
+    }
+
     /// Whether this node must not vote yet.
     pub(crate) fn is_silent(&self, now: Instant) -> bool {
         self.silent_until.is_some_and(|until| now < until)
@@ -217,8 +283,14 @@ impl Group {
                 .learner_ids()
                 .map(NodeId::new)
                 .collect(),
+            witness: self.witness(),
+            is_witness_free: self.leash.as_ref().is_some_and(|leash| leash.is_free()),
             is_joint: m.membership_config.get_joint_config().len() > 1,
             members_settled: *m.membership_config.log_id() <= m.last_applied,
+            members_since: m
+                .membership_config
+                .log_id()
+                .map(|id| Index::new(id.index())),
             followers: m
                 .replication
                 .iter()
@@ -234,6 +306,8 @@ impl Group {
                 })
                 .collect(),
             millis_since_quorum_ack: m.last_quorum_acked.map(|at| millis(at.elapsed())),
+            millis_leading: (role == Role::Leader)
+                .then(|| self.millis_leading(Term::new(m.current_term))),
             millis_since_leader: (role != Role::Leader).then(|| self.millis_since_leader()),
             stopped: m.running_state.as_ref().err().map(ToString::to_string),
             damaged: m.running_state.is_err() && self.tail.lock().damaged,
@@ -251,7 +325,8 @@ impl Group {
     }
 
     /// Who is known to hold the record on disk: this node if its own flush covers it, and each
-    /// follower whose matched index does (openraft counts only what a follower has flushed).
+    /// follower whose matched index does (openraft counts only what a follower has flushed); never the
+    /// witness, which holds no record.
     pub(crate) fn durable_on(&self, position: Position) -> Vec<NodeId> {
         let covers = |index: u64| index >= position.index.get();
         let own = self
@@ -265,7 +340,9 @@ impl Group {
         }
         let metrics = self.raft.data_metrics();
         let data = metrics.borrow_watched();
-        for (node, matched) in data.replication.iter().flatten() {
+        let others = data.replication.iter().flatten();
+        let witness = self.witness().map(NodeId::get);
+        for (node, matched) in others.filter(|(node, _)| Some(**node) != witness) {
             if *node != self.node.get() && matched.is_some_and(|id| covers(id.index())) {
                 nodes.push(NodeId::new(*node));
             }
@@ -296,5 +373,76 @@ impl DataWatch {
     pub(crate) async fn changed(&mut self, patience: Duration) -> bool {
         let changed = tokio::time::timeout(patience, self.0.changed()).await;
         !matches!(changed, Ok(Err(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Led here by node 1 with voter 2 and witness 3; learner 4 was added at index 50.
+    fn leads() -> GroupStatus {
+        let follower = |node, matched: Option<u64>, acked| Follower {
+            node: NodeId::new(node),
+            matched: matched.map(Index::new),
+            millis_since_ack: acked,
+        };
+        GroupStatus {
+            role: Role::Leader,
+            voters: [1, 2, 3].map(NodeId::new).to_vec(),
+            learners: vec![NodeId::new(4)],
+            witness: Some(NodeId::new(3)),
+            members_settled: true,
+            members_since: Some(Index::new(50)),
+            followers: vec![follower(2, Some(9), Some(1)), follower(4, None, Some(1))],
+            millis_leading: Some(100),
+            stopped: None,
+            ..GroupStatus::failed(Stop {
+                reason: String::new(),
+                damaged: false,
+                witness: None,
+            })
+        }
+    }
+
+    #[test]
+    fn a_learner_is_no_copy_before_it_has_come_to_where_it_was_added() {
+        let mut status = leads();
+        let learner = NodeId::new(4);
+        assert!(status.is_joining(learner), "it has nothing yet");
+        status.followers[1].matched = Some(Index::new(49));
+        assert!(status.is_joining(learner));
+        status.followers[1].matched = Some(Index::new(50));
+        assert!(!status.is_joining(learner));
+        status.followers[1].matched = None;
+        status.followers[1].millis_since_ack = None;
+        assert!(!status.is_joining(learner), "the term has just begun");
+        assert!(!status.is_joining(NodeId::new(2)), "a voter");
+    }
+
+    #[test]
+    fn a_witness_has_no_copy_whatever_became_of_it() {
+        let mut status = leads();
+        assert!(status.has_copy(NodeId::new(2)) && status.may_serve(NodeId::new(2)));
+        assert!(!status.has_copy(NodeId::new(3)) && !status.may_serve(NodeId::new(3)));
+        status.stopped = Some("a full disk".to_owned());
+        status.voters.clear();
+        assert!(status.may_serve(NodeId::new(2)), "it has what it applied");
+        assert!(!status.may_serve(NodeId::new(3)));
+    }
+
+    #[test]
+    fn one_that_never_answers_is_reachable_only_while_the_term_is_young() {
+        let mut status = leads();
+        let patience = Duration::from_millis(500);
+        let silent = Follower {
+            millis_since_ack: None,
+            ..status.followers[0]
+        };
+        assert!(status.answers(&silent, patience));
+        status.millis_leading = Some(501);
+        assert!(!status.answers(&silent, patience));
+        let answers = status.followers[0];
+        assert!(status.answers(&answers, patience));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use maia_common::GroupId;
+use maia_common::{GroupId, NodeId};
 
 use super::group::Group;
 
@@ -22,6 +22,8 @@ pub(crate) struct Stop {
     pub(crate) reason: String,
     /// Its storage is damaged: to try again is of no use.
     pub(crate) damaged: bool,
+    /// The group's witness, if it began with one.
+    pub(crate) witness: Option<NodeId>,
 }
 
 impl From<io::Error> for Stop {
@@ -29,6 +31,7 @@ impl From<io::Error> for Stop {
         Self {
             reason: error.to_string(),
             damaged: error.kind() == io::ErrorKind::InvalidData,
+            witness: None,
         }
     }
 }

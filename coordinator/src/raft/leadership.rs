@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use maia_common::{GroupId, Index, NodeId};
+use openraft::errors::{InitializeError, RaftError};
 
 use super::engine::Engine;
 use super::errors::GroupError;
@@ -14,12 +15,42 @@ use super::errors::GroupError;
 const TRANSFER_MAX_LAG: u64 = 128;
 
 impl Engine {
+    /// Gives a group its first members; every member with data may call it with the same ones.
+    ///
+    /// # Errors
+    /// [`GroupError`]; that it has members already is no error.
+    pub async fn initialize_group(
+        &self,
+        group: GroupId,
+        voters: BTreeSet<NodeId>,
+    ) -> Result<(), GroupError> {
+        let running = self.running(group)?;
+        if running.is_witness() {
+            return Err(GroupError::Witness(group));
+        }
+        let voters: BTreeSet<u64> = voters.into_iter().map(NodeId::get).collect();
+        match running.raft.initialize(voters).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(RaftError::APIError(error)) => Err(GroupError::Members {
+                group,
+                reason: error.to_string(),
+            }),
+            Err(RaftError::Fatal(error)) => Err(GroupError::Stopped {
+                group,
+                reason: error.to_string(),
+            }),
+        }
+    }
+
     /// Has this node campaign now, pre-vote first.
     ///
     /// # Errors
-    /// [`GroupError`] when the group does not run here, or this node has just started.
+    /// [`GroupError`] when the group does not run here, this node is its witness, or has just started.
     pub async fn trigger_election(&self, group: GroupId) -> Result<(), GroupError> {
         let running = self.running(group)?;
+        if running.is_witness() {
+            return Err(GroupError::Witness(group));
+        }
         if running.is_silent(Instant::now()) {
             return Err(GroupError::Silent(group));
         }
@@ -34,8 +65,8 @@ impl Engine {
     /// the target fails, the price is one election.
     ///
     /// # Errors
-    /// [`GroupError::NotLeader`], or [`GroupError::TransferTarget`] when the target is no voter or
-    /// lags.
+    /// [`GroupError::NotLeader`], or [`GroupError::TransferTarget`] when the target is no voter, lags
+    /// or is the witness.
     pub async fn transfer(&self, group: GroupId, to: NodeId) -> Result<(), GroupError> {
         let running = self.running(group)?;
         let status = running.status();
@@ -57,6 +88,9 @@ impl Engine {
         };
         if !status.voters.contains(&to) {
             return refuse("it has no vote");
+        }
+        if status.witness == Some(to) {
+            return refuse("it is the group's witness");
         }
         let follower = status.followers.iter().find(|f| f.node == to);
         let matched = follower.and_then(|f| f.matched).map_or(0, Index::get);

@@ -38,6 +38,7 @@ mod starts;
 pub mod state;
 pub mod transport;
 pub mod types;
+pub mod witness;
 
 pub use config::{DbMemory, EngineConfig, SnapshotRules};
 pub use counters::{FSYNC_BUCKETS_US, LogStats};
@@ -57,6 +58,7 @@ pub use transport::client::PeerDirectory;
 pub use transport::inbound::Inbound;
 pub use transport::server::raft_service;
 pub use transport::{Route, Transport, TransportError, VoteKind};
+pub use witness::GroupSetup;
 
 #[cfg(test)]
 mod tests;

@@ -39,7 +39,9 @@ impl Digests {
                 let Some(status) = status.filter(|s| s.role == Role::Leader) else {
                     continue;
                 };
-                for follower in &status.followers {
+                let witness = status.witness;
+                let replicas = status.followers.iter();
+                for follower in replicas.filter(|f| Some(f.node) != witness) {
                     self.compare(group, follower.node).await;
                 }
             }

@@ -4,6 +4,8 @@
 //! hint may be lost. Every act is idempotent; what fails is tried again at the next look, which comes
 //! with every change and every tick.
 
+mod hints;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,11 +15,10 @@ use maia_common::placement::{GroupRecord, GroupState, Member, MemberRole};
 use maia_common::position::Term;
 use maia_common::runtime::Tasks;
 use maia_common::topology::Leader;
-use maia_common::wire::peer::HintRequest;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::clock::unix_us;
-use super::cluster::{Cluster, Hint};
+use super::cluster::Cluster;
 use super::peers::Peers;
 use crate::core::group_life::{self, Command, Instance, Local, Members, Moves};
 use crate::core::metastore::{Precondition, Transaction};
@@ -36,8 +37,6 @@ const WELL_LAG: u64 = 64;
 const REVIVE_EVERY: Duration = Duration::from_secs(5);
 /// How often what is seen of each group is said again.
 const REPEAT_EVERY: Duration = Duration::from_secs(1);
-/// How long passing a hint on may take.
-const HINT_DEADLINE: Duration = Duration::from_millis(500);
 
 /// What acts need. Cheap to clone.
 #[derive(Clone)]
@@ -303,7 +302,11 @@ impl Hands {
     async fn carry_out(&self, command: &Command) -> Result<(), String> {
         let engine = &self.engine;
         let done = match command {
-            Command::Start(group) => engine.start_group(*group).await,
+            // What it is started as stands in its record; without one it is not started.
+            Command::Start(group) => match self.cluster.state().groups.get(group) {
+                Some(record) => engine.start_group(record).await,
+                None => return Ok(()),
+            },
             Command::Initialize(group, voters) => {
                 let voters = voters.iter().copied().collect();
                 engine.initialize_group(*group, voters).await
@@ -436,64 +439,5 @@ impl Hands {
             self.node,
             fastrand::u64(..)
         )
-    }
-
-    /// Tells this node's proxies, and when this node leads all other coordinators.
-    fn pass_on(&self, event: &LeaderEvent) {
-        self.note(event);
-        if event.leader == Some(self.node) && !event.group.is_metastore() {
-            self.tell_all(event.group, event.term);
-        }
-    }
-
-    /// Tells this node's proxies, unless they know.
-    fn note(&self, event: &LeaderEvent) {
-        let state = self.cluster.state();
-        let (group, term) = (event.group, event.term);
-        let hint = match event.leader {
-            Some(node) => match state.nodes.get(&node) {
-                Some(found) => Hint::Leader(
-                    group,
-                    Leader {
-                        term,
-                        node,
-                        region: found.region.clone(),
-                    },
-                ),
-                None => return,
-            },
-            None => Hint::Leaderless(group, term),
-        };
-        if group.is_metastore() {
-            return;
-        }
-        if hint.changes(&state) {
-            self.cluster.hint(hint);
-        }
-    }
-
-    fn tell_all(&self, group: GroupId, term: Term) {
-        let state = self.cluster.state();
-        let request = HintRequest {
-            generation: state.generation.get(),
-            group: group.get(),
-            term: term.get(),
-            node: self.node.get(),
-            leaderless: false,
-        };
-        for node in state
-            .nodes
-            .keys()
-            .copied()
-            .filter(|node| *node != self.node)
-        {
-            let peers = Arc::clone(&self.peers);
-            self.tasks.spawn_until_stop("leader hint", async move {
-                let deadline = Instant::now() + HINT_DEADLINE;
-                if let Err(error) = peers.hint(node, request, deadline).await {
-                    tracing::debug!(%node, %error, "a hint was not passed on");
-                }
-            });
-        }
     }
 }

@@ -464,6 +464,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         heartbeat: election.heartbeat,
         election_min: election.timeout_min,
         election_max: election.timeout_max,
+        replica_timeout: config.replica_timeout(),
         disk_watermark_bytes: config.replication.min_free_bytes,
         retention: Some(Retention {
             bytes: config.replication.retention_bytes,

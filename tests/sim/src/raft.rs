@@ -18,7 +18,7 @@ use maia_common::position::Position;
 use maia_coordinator::core::witness::WitnessRun;
 
 use crate::disk::{Entry, Snapshot};
-use crate::plan::{MEMBERS, Micros};
+use crate::plan::{MEMBERS, Micros, WITNESS};
 
 /// What a node knows of its group and forgets when it stops.
 #[derive(Debug, Default)]
@@ -64,9 +64,17 @@ pub struct Lead {
     /// For the rest of the term: a transfer can't be called off.
     pub is_transferring: bool,
     pub witness: WitnessRun,
+    /// The last entry that the witness was sent in this term.
+    pub witness_sent: u64,
 }
 
 impl Lead {
+    /// The last entry that the witness was sent, or has.
+    pub fn sent_to_witness(&self) -> Option<u64> {
+        let matched = self.matched.get(&WITNESS).copied().unwrap_or_default();
+        Some(matched.max(self.witness_sent)).filter(|last| *last > 0)
+    }
+
     /// When the youngest message was sent that a majority has answered by now; none: never.
     pub fn quorum_answered(&self, local: Micros) -> Option<Micros> {
         let mut times: Vec<Micros> = self.answered.values().copied().collect();

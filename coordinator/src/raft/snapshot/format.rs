@@ -233,6 +233,14 @@ fn take_part(payload: &mut Bytes) -> io::Result<Bytes> {
     Ok(payload.split_to(length))
 }
 
+/// Makes a whole file of an empty one: a snapshot without rows, as a witness has it.
+pub(crate) fn write_bare(file: &File, group: GroupId, meta: &RaftSnapshotMeta) -> io::Result<()> {
+    if file.metadata()?.len() > 0 {
+        return Err(damaged("there is something in it"));
+    }
+    Writer::new(file, group, meta)?.finish(file)
+}
+
 /// The metadata of a file.
 pub(crate) fn read_meta(file: &File, group: GroupId) -> io::Result<RaftSnapshotMeta> {
     Ok(Reader::open(file, group)?.1)

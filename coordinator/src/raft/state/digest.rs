@@ -30,8 +30,17 @@ impl Engine {
     /// it stops reading.
     ///
     /// # Errors
-    /// [`StateError`]: the database failed, or the state is just being replaced.
+    /// [`StateError`]: the database failed, the state is just being replaced, or this node is the
+    /// group's witness and has none.
     pub async fn digest(&self, group: GroupId) -> Result<StateDigest, StateError> {
+        if self
+            .groups
+            .running(group)
+            .is_some_and(|group| group.is_witness())
+        {
+            let reason = "a witness keeps no state".to_owned();
+            return Err(StateError { reason });
+        }
         let one_at_a_time = Arc::clone(&self.digesting).lock_owned().await;
         let state = self.state();
         // Whoever asks may be gone before the thread is done: it must neither go on nor be one of many.

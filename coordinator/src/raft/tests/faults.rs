@@ -222,7 +222,7 @@ impl Transport for FaultyTransport {
         let deliver = move |inbound: Inbound| {
             let (bytes, meta) = (bytes.clone(), meta.clone());
             async move {
-                let file = inbound.snapshot_file(route)?;
+                let file = inbound.snapshot_file(route, bytes.len() as u64)?;
                 file.file.write_all_at(&bytes, 0).unwrap();
                 inbound.install(route, vote, meta, file).await
             }

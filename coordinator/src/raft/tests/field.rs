@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
-use maia_common::{GroupId, NodeId};
+use maia_common::NodeId;
 
 use super::super::*;
 use super::faults::{FaultyTransport, Net, copy_files};
@@ -15,7 +15,7 @@ pub(super) const NODES: [u64; 3] = [1, 2, 3];
 pub(super) struct Field {
     pub(super) net: Arc<Net>,
     dir: tempfile::TempDir,
-    groups: Vec<GroupId>,
+    groups: Vec<GroupSetup>,
     configure: Box<dyn Fn(&mut EngineConfig) + Send + Sync>,
     up: Mutex<BTreeMap<u64, Arc<Engine>>>,
     /// How often each node's power was cut: its folder's name.
@@ -25,13 +25,13 @@ pub(super) struct Field {
 impl Field {
     pub(super) fn new(
         seed: u64,
-        groups: &[GroupId],
+        groups: &[impl Into<GroupSetup> + Copy],
         configure: impl Fn(&mut EngineConfig) + Send + Sync + 'static,
     ) -> Self {
         Self {
             net: Net::new(seed),
             dir: tempfile::tempdir().unwrap(),
-            groups: groups.to_vec(),
+            groups: groups.iter().map(|group| (*group).into()).collect(),
             configure: Box::new(configure),
             up: Mutex::default(),
             generation: Mutex::default(),
@@ -42,11 +42,11 @@ impl Field {
     pub(super) async fn begin(&self) {
         self.start_all().await;
         for engine in self.engines() {
-            for group in &self.groups {
-                engine
-                    .initialize_group(*group, nodes(&NODES))
-                    .await
-                    .unwrap();
+            for setup in &self.groups {
+                if setup.witness != Some(engine.config.node) {
+                    let made = engine.initialize_group(setup.group, nodes(&NODES));
+                    made.await.unwrap();
+                }
             }
         }
     }
@@ -120,6 +120,12 @@ impl Field {
             engine.shutdown(PATIENCE).await;
             gone(engine).await;
         }
+    }
+
+    /// Where the node's files are now.
+    pub(super) fn dir_of(&self, id: u64) -> std::path::PathBuf {
+        let generation = self.generation.lock().unwrap().get(&id).copied();
+        self.node_dir(id, generation.unwrap_or_default())
     }
 
     fn node_dir(&self, id: u64, generation: u64) -> std::path::PathBuf {

@@ -15,3 +15,4 @@ mod scale;
 mod solo;
 mod store_suite;
 mod torture;
+mod witness;

@@ -16,6 +16,7 @@ use super::super::group::Group;
 use super::super::groups::Groups;
 use super::super::snapshot::{SnapshotFile, SnapshotStore, format};
 use super::super::types::{RaftSnapshot, RaftSnapshotMeta, RaftVote, TypeConfig};
+use super::super::witness::has_payload;
 use super::{Route, VoteKind};
 
 /// Why a message was refused before Raft saw it.
@@ -35,6 +36,10 @@ pub enum InboundError {
     /// This process started so recently that it may have promised a leader its lease before.
     #[error("this node does not vote yet: it has just started")]
     Silent,
+    /// This node is the group's witness, and was sent what a witness may not have, or asked for what
+    /// it may not do.
+    #[error("this node is the group's witness: {0}")]
+    Witness(&'static str),
     /// The disk is nearly full.
     #[error("this node's disk is nearly full")]
     DiskFull,
@@ -60,6 +65,9 @@ impl Inbound {
         request: AppendEntriesRequest<TypeConfig>,
     ) -> Result<AppendEntriesResponse<TypeConfig>, InboundError> {
         let group = self.group(route)?;
+        if group.is_witness() && request.entries.iter().any(has_payload) {
+            return Err(InboundError::Witness("it takes no payload"));
+        }
         if !request.entries.is_empty() && self.disk.room() == DiskRoom::Critical {
             return Err(InboundError::DiskFull);
         }
@@ -102,6 +110,9 @@ impl Inbound {
         if group.is_silent(Instant::now()) {
             return Err(InboundError::Silent);
         }
+        if group.is_witness() && *request.to_node_id() == self.node.get() {
+            return Err(InboundError::Witness("it never leads"));
+        }
         group
             .raft
             .handle_transfer_leader(request)
@@ -109,9 +120,16 @@ impl Inbound {
             .map_err(|e| stopped(&e))
     }
 
-    /// A file for an incoming snapshot; deleted unless it is installed.
-    pub(crate) fn snapshot_file(&self, route: Route) -> Result<SnapshotFile, InboundError> {
-        self.group(route)?;
+    /// A file for an incoming snapshot of so many bytes; deleted unless it is installed. For a witness
+    /// there are none: nothing of a tenant gets even into a temporary file.
+    pub(crate) fn snapshot_file(
+        &self,
+        route: Route,
+        length_bytes: u64,
+    ) -> Result<SnapshotFile, InboundError> {
+        if self.group(route)?.is_witness() && length_bytes > 0 {
+            return Err(InboundError::Witness("it takes no snapshot with data"));
+        }
         if self.disk.room() == DiskRoom::Critical {
             return Err(InboundError::DiskFull);
         }
@@ -127,8 +145,12 @@ impl Inbound {
         file: SnapshotFile,
     ) -> Result<SnapshotResponse<TypeConfig>, InboundError> {
         let group = self.group(route)?;
-        let checked = file.clone();
+        let (checked, announced) = (file.clone(), meta.clone());
+        let is_witness = group.is_witness();
         let verify = tokio::task::spawn_blocking(move || {
+            if is_witness {
+                format::write_bare(&checked.file, route.group, &announced)?;
+            }
             checked.file.sync_all()?;
             format::verify(&checked.file, route.group)
         });

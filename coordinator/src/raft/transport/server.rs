@@ -36,7 +36,7 @@ fn status(error: &InboundError) -> Status {
     let text = error.to_string();
     match error {
         InboundError::UnknownGroup(_) => Status::not_found(text),
-        InboundError::WrongNode { .. } | InboundError::Stopped(_) => {
+        InboundError::WrongNode { .. } | InboundError::Witness(_) | InboundError::Stopped(_) => {
             Status::failed_precondition(text)
         }
         InboundError::Silent | InboundError::DiskFull => Status::unavailable(text),
@@ -131,7 +131,8 @@ impl RaftServer {
         length: u64,
         mut parts: Streaming<wire::SnapshotPart>,
     ) -> Result<SnapshotFile, Status> {
-        let file = self.inbound.snapshot_file(route).map_err(|e| status(&e))?;
+        let file = self.inbound.snapshot_file(route, length);
+        let file = file.map_err(|e| status(&e))?;
         let mut offset = 0;
         while let Some(part) = parts.message().await? {
             let Some(wire::snapshot_part::What::Data(data)) = part.what else {

@@ -180,19 +180,19 @@ impl DataService {
         rule.judge(&replicas, progress)
     }
 
-    /// The group as its leader sees it. A follower that has not answered in this term yet counts as
-    /// reachable: the term may have just begun.
+    /// The group as its leader sees it.
     fn replicas(&self, status: &GroupStatus) -> Replicas {
-        let answers =
-            |ms: Option<u64>| ms.is_none_or(|ms| Duration::from_millis(ms) <= self.0.silence);
-        let reachable = status
-            .followers
-            .iter()
-            .filter(|f| answers(f.millis_since_ack));
+        let witnesses = status.voters.iter().filter(|v| status.witness == Some(**v));
+        let witnesses = witnesses.count();
+        let learners = status.learners.iter();
+        let copies = learners.filter(|node| !status.is_joining(**node)).count();
+        let holds_data = |node| status.witness != Some(node) && !status.is_joining(node);
+        let followers = status.followers.iter().filter(|f| holds_data(f.node));
+        let reachable = followers.filter(|f| status.answers(f, self.0.silence));
         Replicas {
-            data_members: status.voters.len() + status.learners.len(),
+            data_members: status.voters.len() - witnesses + copies,
             voters: status.voters.len(),
-            witnesses: 0,
+            witnesses,
             is_joint: status.is_joint,
             reachable: 1 + reachable.count(),
         }

@@ -42,8 +42,7 @@ impl DataService {
     ) -> Result<GroupId, Refusal> {
         let group = self.home_caught_up(tenant, deadline).await?.placement.group;
         let status = self.0.engine.status(group);
-        // One that has stopped over an error still has what it applied.
-        let has_copy = status.is_some_and(|s| s.stopped.is_some() || s.has_copy(self.0.me.0));
+        let has_copy = status.is_some_and(|s| s.may_serve(self.0.me.0));
         if !has_copy {
             let text = format!(
                 "no copy of tenant `{tenant}` is kept in region {}",

@@ -53,13 +53,16 @@ impl World {
             .take(MAX_ENTRIES)
             .filter_map(|at| stored.entry(at))
             .map(|entry| self.for_member(to, entry));
+        let entries: Vec<Entry> = entries.collect();
+        let sent = next - 1 + entries.len() as u64;
         let body = Body::Append {
             previous: Position::new(Term::new(before), Index::new(next - 1)),
-            entries: entries.collect(),
+            entries,
             commit: node.raft.commit,
             sent_at: local,
         };
         self.send(n, to, term, body);
+        self.note_sent(n, to, sent);
     }
 
     /// A witness gets no payload (I7).

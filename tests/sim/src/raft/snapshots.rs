@@ -28,8 +28,9 @@ impl World {
                 ..Snapshot::default()
             })
         };
-        let sent_at = local;
+        let (sent_at, at) = (local, snapshot.at.index.get());
         self.send(n, to, term, Body::Install { snapshot, sent_at });
+        self.note_sent(n, to, at);
     }
 
     pub(super) fn install(

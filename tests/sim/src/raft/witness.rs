@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use maia_common::position::Index;
-use maia_coordinator::core::witness::{FollowerFacts, Patience, WitnessRun};
+use maia_coordinator::core::witness::{FollowerFacts, Patience};
 
 use super::Role;
 use crate::plan::{Bug, ELECTION_MIN, Micros, REPLICA_TIMEOUT};
@@ -25,6 +25,10 @@ impl World {
         Some(FollowerFacts {
             flushed: lead.matched.get(&follower).map(|at| Index::new(*at)),
             silent: lead.answered.get(&follower).map(|at| ago(*at)),
+            // Here a follower that answers takes records, too.
+            stuck: Duration::ZERO,
+            own: Some(Index::new(lead.flushed)),
+            sent: lead.sent_to_witness().map(Index::new),
             led: ago(lead.since),
         })
     }
@@ -33,7 +37,6 @@ impl World {
         let Some(facts) = self.follower_facts(n, local) else {
             return;
         };
-        let last = Index::new(self.nodes[n].disk.now.last_index());
         let Role::Leader(lead) = &mut self.nodes[n].raft.role else {
             return;
         };
@@ -42,7 +45,7 @@ impl World {
             election_timeout: Duration::from_micros(ELECTION_MIN),
         };
         let before = lead.witness;
-        lead.witness = before.next(facts, last, patience);
+        lead.witness = before.next(facts, patience);
         let after = lead.witness;
         if before != after {
             self.trace(|| format!("node {n}'s witness is {after:?}"));
@@ -59,8 +62,18 @@ impl World {
             return all;
         };
         let facts = self.follower_facts(n, local);
-        let limit = facts.and_then(|facts| lead.witness.limit(facts));
-        limit.map_or(all, Index::get)
+        let limit = facts.map(|facts| lead.witness.limit(facts));
+        limit.map_or(all, |last| last.map_or(0, Index::get))
+    }
+
+    /// The leader has sent a member entries, or a snapshot, up to here.
+    pub(super) fn note_sent(&mut self, n: usize, to: usize, sent: u64) {
+        let is_data = self.plan.is_data(to);
+        if let Role::Leader(lead) = &mut self.nodes[n].raft.role
+            && !is_data
+        {
+            lead.witness_sent = lead.witness_sent.max(sent);
+        }
     }
 
     /// The oracle's look at the witness rule, on what is synced on both.
@@ -72,7 +85,7 @@ impl World {
             return;
         };
         let own = matched > 0 && self.nodes[n].disk.now.term_at(matched) == Some(lead.term);
-        let runs_free = !own || lead.witness == WitnessRun::Free;
+        let runs_free = !own || lead.witness.is_free();
         let witness = self.nodes[n].position(matched);
         let synced = &self.nodes[follower].disk.synced;
         self.oracle.witness(witness, synced.last(), runs_free);

@@ -90,6 +90,8 @@ pub struct GroupLoss {
     group: u64,
     /// The nodes that keep its data.
     copies_left: Vec<u64>,
+    /// Whether it goes on without a witness: the node is it, or has the last copy but one.
+    loses_witness: bool,
     /// Whether the node was where the group's primary belongs.
     loses_home: bool,
 }
@@ -252,11 +254,11 @@ pub struct Group {
     /// The leader's region.
     #[schema(required = true)]
     region: Option<String>,
-    /// Nodes that vote.
+    /// Nodes that vote, the witness among them.
     voters: Vec<u64>,
     /// Nodes that hold data without a vote.
     learners: Vec<u64>,
-    /// The node that votes without data.
+    /// The one of them that votes without data.
     #[schema(required = true)]
     witness: Option<u64>,
     /// Why this node's instance has stopped.
@@ -363,6 +365,11 @@ pub struct Health {
     leaderless: Vec<u64>,
     /// Those that it leads and that lack a copy.
     under_replicated: Vec<u64>,
+    /// Those that it leads and of which the newest records may have one copy: the witness stands in for the
+    /// other one.
+    witness_free: Vec<u64>,
+    /// Those that it leads and that have two copies and no witness: without either they take no writes.
+    without_witness: Vec<u64>,
 }
 
 /// Whether the node is ready.
