@@ -2,6 +2,7 @@
 
 pub mod candidates;
 pub mod cpu_time;
+pub mod log;
 pub mod names;
 pub mod stored;
 pub mod world;

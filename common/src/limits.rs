@@ -22,6 +22,8 @@ pub const MAX_RESOURCE_BYTES: usize = 4 << 20;
 pub const MAX_ADMIN_BODY_BYTES: usize = 256 << 10;
 /// Placement groups of a cluster: an idle group costs about 6 ms CPU/s over three nodes at 50 ms.
 pub const MAX_GROUPS: usize = 64;
+/// Tenants whose home a coordinator keeps decoded, some 300 bytes each; with more, all are read anew.
+pub const MAX_KNOWN_HOMES: usize = 16_384;
 /// Regions of a cluster: one data-bearing node each, and a group's key names them all.
 pub const MAX_REGIONS: usize = 16;
 /// A region's public URL: it is in every redirect.

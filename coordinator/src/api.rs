@@ -22,8 +22,9 @@ mod regions;
 mod replication;
 mod router;
 
+use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -84,32 +85,43 @@ pub struct Parts {
     pub log_dir: PathBuf,
 }
 
-/// The API's state. Cheap to clone.
+/// The API's state. Cheap to clone, which every layer does with every request.
 #[derive(Clone)]
-pub struct Api {
-    parts: Arc<Parts>,
-    auth: Arc<auth::Tokens>,
+pub struct Api(Arc<Inner>);
+
+/// What all clones share.
+pub struct Inner {
+    parts: Parts,
+    auth: auth::Tokens,
     /// The OpenAPI document; the router puts it here.
-    document: Arc<str>,
+    document: OnceLock<String>,
     /// Which parts of the node are ready.
     pub latches: Latches,
     /// Bounds the requests in flight, and drains them at the end.
     pub gate: Gate,
 }
 
+impl Deref for Api {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
 impl Api {
     /// The API over these parts.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let auth = Arc::new(auth::Tokens::new(&parts.auth));
+        let auth = auth::Tokens::new(&parts.auth);
         let gate = Gate::new(u32::try_from(limits::MAX_API_IN_FLIGHT).unwrap_or(u32::MAX));
-        Self {
-            parts: Arc::new(parts),
+        Self(Arc::new(Inner {
+            parts,
             auth,
-            document: Arc::from(""),
+            document: OnceLock::new(),
             latches: Latches::default(),
             gate,
-        }
+        }))
     }
 
     /// The service of placements.

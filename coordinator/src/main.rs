@@ -8,6 +8,9 @@ use maia_coordinator::config::{self, Config};
 use maia_coordinator::shell::node::Node;
 use tokio::signal::unix::{SignalKind, signal};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A region's coordinator: placements, replication, the built-in origin.
 #[derive(Debug, Parser)]
 #[command(name = "maia-coordinator", version)]

@@ -6,7 +6,6 @@
 pub mod shapes;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
@@ -61,9 +60,9 @@ pub fn base() -> OpenApi {
 }
 
 /// The document as it is served: made once.
-pub fn json(document: &OpenApi) -> Arc<str> {
+pub fn json(document: &OpenApi) -> String {
     let text = serde_json::to_string(document);
-    text.expect("a document is plain data").into()
+    text.expect("a document is plain data")
 }
 
 /// The document.
@@ -77,7 +76,7 @@ pub fn json(document: &OpenApi) -> Arc<str> {
 )]
 pub async fn serve(State(api): State<Api>) -> Response {
     let json = HeaderValue::from_static("application/json");
-    let text = api.document.to_string();
+    let text = api.document.get().cloned().unwrap_or_default();
     ([(header::CONTENT_TYPE, json)], text).into_response()
 }
 

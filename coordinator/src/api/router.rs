@@ -23,9 +23,9 @@ use super::{
 use crate::config::Scope;
 
 /// All routes.
-pub fn router(mut api: Api) -> Router {
+pub fn router(api: Api) -> Router {
     let (routes, document) = routes(&api).split_for_parts();
-    api.document = openapi::json(&document);
+    api.document.get_or_init(|| openapi::json(&document));
     routes
         .fallback(|| async { ApiError::new(ErrorCode::NotFound, "no such path") })
         .method_not_allowed_fallback(|| async {

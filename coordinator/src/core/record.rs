@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use maia_common::ids::{IdempotencyKey, RegionName, TenantId};
@@ -149,15 +149,59 @@ pub struct RecordFields {
     pub body: Bytes,
 }
 
-/// A record: immutable and cheap to clone.
+impl RecordFields {
+    fn encode(&self) -> Bytes {
+        let idempotency = self.idempotency.as_ref();
+        frame::encode(
+            RECORD_VERSION,
+            &wire::Record {
+                kind: self.kind.code(),
+                tenant: self
+                    .tenant
+                    .as_ref()
+                    .map_or_else(String::new, ToString::to_string),
+                sync_mode: sync_mode_code(self.sync_mode),
+                hlc: self.hlc.get(),
+                origin_region: self
+                    .origin
+                    .as_ref()
+                    .map_or_else(String::new, ToString::to_string),
+                idempotency_key: idempotency.map_or_else(String::new, |i| i.key.to_string()),
+                body_hash: idempotency
+                    .map_or_else(Bytes::new, |i| Bytes::copy_from_slice(&i.body_hash)),
+                migration_revision: self.migration.map_or(0, |m| m.revision.get()),
+                migration_attempt: self.migration.map_or(0, |m| m.attempt),
+                placement_revision: self.placement.get(),
+                body: self.body.clone(),
+            },
+        )
+    }
+}
+
+/// A record: immutable and cheap to clone; all clones share one persisted form.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Record(Arc<RecordFields>);
+pub struct Record(Arc<Inner>);
+
+struct Inner {
+    fields: RecordFields,
+    /// Made when it is first asked for: the log and every follower get the same bytes.
+    encoded: OnceLock<Bytes>,
+}
+
+impl PartialEq for Inner {
+    fn eq(&self, other: &Self) -> bool {
+        self.fields == other.fields
+    }
+}
+
+impl Eq for Inner {}
 
 impl Record {
     /// The record with this content.
     #[must_use]
     pub fn new(fields: RecordFields) -> Self {
-        Self(Arc::new(fields))
+        let encoded = OnceLock::new();
+        Self(Arc::new(Inner { fields, encoded }))
     }
 
     /// A record of group 0: a metastore transaction.
@@ -179,7 +223,7 @@ impl Record {
     /// The same record with this reading: who leads the group stamps what it proposes.
     #[must_use]
     pub fn stamped(&self, hlc: Hlc) -> Self {
-        let mut fields = (*self.0).clone();
+        let mut fields = self.0.fields.clone();
         fields.hlc = hlc;
         Self::new(fields)
     }
@@ -187,31 +231,8 @@ impl Record {
     /// The persisted form.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let fields = &self.0;
-        let idempotency = fields.idempotency.as_ref();
-        frame::encode(
-            RECORD_VERSION,
-            &wire::Record {
-                kind: fields.kind.code(),
-                tenant: fields
-                    .tenant
-                    .as_ref()
-                    .map_or_else(String::new, ToString::to_string),
-                sync_mode: sync_mode_code(fields.sync_mode),
-                hlc: fields.hlc.get(),
-                origin_region: fields
-                    .origin
-                    .as_ref()
-                    .map_or_else(String::new, ToString::to_string),
-                idempotency_key: idempotency.map_or_else(String::new, |i| i.key.to_string()),
-                body_hash: idempotency
-                    .map_or_else(Bytes::new, |i| Bytes::copy_from_slice(&i.body_hash)),
-                migration_revision: fields.migration.map_or(0, |m| m.revision.get()),
-                migration_attempt: fields.migration.map_or(0, |m| m.attempt),
-                placement_revision: fields.placement.get(),
-                body: fields.body.clone(),
-            },
-        )
+        let Inner { fields, encoded } = &*self.0;
+        encoded.get_or_init(|| fields.encode()).clone()
     }
 
     /// Reads the persisted form.
@@ -220,14 +241,14 @@ impl Record {
     /// [`RecordError`] on any byte that an encoder of this version would not have written; never
     /// panics, whatever the bytes.
     pub fn decode(bytes: Bytes) -> Result<Self, RecordError> {
-        let body = frame::open(RECORD_VERSION, bytes)?;
+        let body = frame::open(RECORD_VERSION, bytes.clone())?;
         let message = wire::Record::decode(body).map_err(FrameError::Message)?;
         let idempotency = decode_idempotency(&message)?;
         let migration = (message.migration_revision != 0).then(|| MigrationStep {
             revision: Revision::new(message.migration_revision),
             attempt: message.migration_attempt,
         });
-        Ok(Self::new(RecordFields {
+        let fields = RecordFields {
             kind: RecordKind::from_code(message.kind)?,
             tenant: optional_name(message.tenant, TenantId::new)?,
             sync_mode: decode_sync_mode(message.sync_mode)?,
@@ -237,7 +258,9 @@ impl Record {
             placement: Revision::new(message.placement_revision),
             migration,
             body: message.body,
-        }))
+        };
+        let encoded = OnceLock::from(bytes);
+        Ok(Self(Arc::new(Inner { fields, encoded })))
     }
 }
 
@@ -310,7 +333,7 @@ impl Deref for Record {
     type Target = RecordFields;
 
     fn deref(&self) -> &RecordFields {
-        &self.0
+        &self.0.fields
     }
 }
 

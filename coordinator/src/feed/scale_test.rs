@@ -53,7 +53,7 @@ fn an_image_has_every_tenant_of_the_disk() {
     let count: u64 = count.map_or(20_000, |text| text.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let cache = Cache::new_lru_cache(64 << 20);
-    let db = open_state(dir.path(), &DbMemory::default(), &cache, false).unwrap();
+    let db = open_state(dir.path(), &DbMemory::default(), &cache).unwrap();
     let mut batch = WriteBatch::default();
     for n in 0..count {
         let value = format!(

@@ -38,12 +38,11 @@ pub struct EngineConfig {
     pub retention: Option<Retention>,
     /// Proposals of one group in flight; further ones are refused as overload (I12).
     pub max_in_flight_proposals: u32,
-    /// Entries kept in memory per group, for replication and apply to read again.
+    /// Entries kept in memory per group, for replication and apply to read again: bytes as encoded. A
+    /// leader's own records take twice as much, for their persisted form is kept beside them.
     pub tail_bytes: usize,
     /// Memory of the databases.
     pub memory: DbMemory,
-    /// For tests of power cuts: state that is not synced stays in the process.
-    pub buffer_state_wal: bool,
     /// A bug planted by a test, to prove that a checker finds it.
     #[cfg(test)]
     pub(crate) sabotage: Option<Sabotage>,
@@ -91,7 +90,6 @@ impl EngineConfig {
             max_in_flight_proposals: 4096,
             tail_bytes: 8 << 20,
             memory: DbMemory::default(),
-            buffer_state_wal: false,
             #[cfg(test)]
             sabotage: None,
         }

@@ -107,17 +107,19 @@ pub(crate) fn open_raft(
     open(dir.join("raft"), &options, cache, &families)
 }
 
-/// Opens `state/` under the node's folder. With `buffer_wal` its write-ahead log stays in memory
-/// until it is synced, so that a test which copies the folder sees what a power cut would leave.
+/// Opens `state/` under the node's folder. Its write-ahead log stays in this process' memory until a
+/// buffer is full or it is synced: what is lost with the process is applied again from the log.
 pub(crate) fn open_state(
     dir: &Path,
     memory: &DbMemory,
     cache: &Cache,
-    buffer_wal: bool,
 ) -> Result<Arc<DB>, DbOpenError> {
     let mut options = base_options(memory.state_write_buffer_bytes);
     options.set_max_total_wal_size(memory.state_write_buffer_bytes as u64);
-    options.set_manual_wal_flush(buffer_wal);
+    options.set_manual_wal_flush(true);
+    // Apply asks for many keys that are not there: new resources, tombstones, outcomes.
+    options.set_memtable_whole_key_filtering(true);
+    options.set_memtable_prefix_bloom_ratio(0.02);
     open(
         dir.join("state"),
         &options,

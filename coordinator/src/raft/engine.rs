@@ -114,8 +114,7 @@ impl Engine {
         let cache = Cache::new_lru_cache(config.memory.block_cache_bytes);
         let raft_db = db::open_raft(&config.dir, &config.memory, &cache)?;
         starts::count(&config.dir, &raft_db)?;
-        let state_db =
-            db::open_state(&config.dir, &config.memory, &cache, config.buffer_state_wal)?;
+        let state_db = db::open_state(&config.dir, &config.memory, &cache)?;
         let counters = Arc::new(Counters::default());
         let flusher = Flusher::start(Arc::clone(&raft_db), Arc::clone(&counters)).map_err(io)?;
         #[cfg(test)]

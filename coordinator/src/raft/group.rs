@@ -15,6 +15,7 @@ use super::groups::Stop;
 use super::log::store::SharedTail;
 use super::types::{RaftNode, TypeConfig, node_of, position_of, term_of};
 use super::witness::Leash;
+use crate::core::hlc;
 use maia_common::Position;
 
 /// How long a group's instance may take to end.
@@ -251,6 +252,14 @@ impl Group {
         let metrics = self.raft.server_metrics();
         let server = metrics.borrow_watched();
         server.vote.committed.then(|| node_of(&server.vote))
+    }
+
+    /// Whether a record of the newest term is applied here, and with it all that was before it.
+    pub(crate) fn has_applied_term_start(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let m = metrics.borrow_watched();
+        let applied = m.last_applied.as_ref().map(|id| Term::new(term_of(id)));
+        hlc::may_stamp(applied, Term::new(m.current_term))
     }
 
     /// The group as this node sees it.

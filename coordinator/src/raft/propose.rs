@@ -116,6 +116,9 @@ impl Engine {
         let group = self
             .running(group)
             .map_err(|_| ProposeError::UnknownGroup)?;
+        if group.has_applied_term_start() {
+            return Ok(());
+        }
         let patience = deadline.min(Instant::now() + self.config.election_max);
         let mut data = group.watch_data();
         loop {

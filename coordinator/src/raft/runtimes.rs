@@ -14,9 +14,11 @@ pub(crate) struct Runtimes {
 
 impl Runtimes {
     pub(crate) fn start() -> io::Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // More threads than cores would only wake each other. Two at least: a long apply holds one.
         Ok(Self {
-            control: runtime("raft", 4)?,
-            bulk: runtime("raft-bulk", 2)?,
+            control: runtime("raft", cores.clamp(2, 4))?,
+            bulk: runtime("raft-bulk", (cores / 2).clamp(1, 2))?,
         })
     }
 

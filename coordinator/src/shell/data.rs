@@ -10,6 +10,7 @@
 //! nothing was proposed), I10 (no placement, no write).
 
 mod entries;
+mod homes;
 mod propose;
 mod read;
 mod reconcile;
@@ -23,6 +24,8 @@ use maia_common::placement::{ConflictStrategy, Placement, PlacementState};
 use maia_common::position::Revision;
 use maia_common::wire::record as wire;
 use prost::Message;
+
+use homes::Homes;
 
 use super::clock::Clock;
 use super::cluster::Cluster;
@@ -90,16 +93,21 @@ pub struct DataParts {
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
-pub struct DataService(DataParts);
+pub struct DataService(DataParts, Arc<Homes>);
 
 impl DataService {
     /// The service of this node.
     #[must_use]
     pub fn new(parts: DataParts) -> Self {
-        Self(parts)
+        let homes = Arc::new(Homes::new(parts.store.revisions()));
+        Self(parts, homes)
     }
 
-    fn home(&self, tenant: &TenantId) -> Result<Home, Refusal> {
+    fn home(&self, tenant: &TenantId) -> Result<Arc<Home>, Refusal> {
+        self.1.get(tenant, || self.read_home(tenant))
+    }
+
+    fn read_home(&self, tenant: &TenantId) -> Result<Home, Refusal> {
         let stored = metastore::get::<Placement>(&*self.0.store, &keyspace::tenant(tenant))?;
         let stored = stored.ok_or_else(|| unknown_tenant(tenant))?;
         match stored.value.state {
@@ -123,7 +131,11 @@ impl DataService {
 
     /// The tenant's home; one that is not known here may just have been placed elsewhere, so asks
     /// the metastore's leader before it says that there is none.
-    async fn home_caught_up(&self, tenant: &TenantId, deadline: Instant) -> Result<Home, Refusal> {
+    async fn home_caught_up(
+        &self,
+        tenant: &TenantId,
+        deadline: Instant,
+    ) -> Result<Arc<Home>, Refusal> {
         match self.home(tenant) {
             Err(refusal) if refusal.code == ErrorCode::UnknownTenant => {
                 let patience = deadline.min(Instant::now() + PLACEMENT_PATIENCE);

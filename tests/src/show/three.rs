@@ -7,6 +7,7 @@
 
 mod appends;
 mod etcd;
+mod puts;
 
 use super::{Report, sized};
 use crate::cluster::binary;

@@ -102,7 +102,7 @@ mod tests {
 
     fn state(dir: &std::path::Path) -> StateDb {
         let cache = Cache::new_lru_cache(1 << 20);
-        StateDb::new(open_state(dir, &DbMemory::default(), &cache, false).unwrap())
+        StateDb::new(open_state(dir, &DbMemory::default(), &cache).unwrap())
     }
 
     fn put(state: &StateDb, group: GroupId, suffix: &[u8]) {

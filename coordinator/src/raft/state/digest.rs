@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn what_nobody_waits_for_is_not_read_on() {
         let (dir, memory) = (tempfile::tempdir().unwrap(), DbMemory::default());
-        let db = open_state(dir.path(), &memory, &Cache::new_lru_cache(1 << 20), false).unwrap();
+        let db = open_state(dir.path(), &memory, &Cache::new_lru_cache(1 << 20)).unwrap();
         filled(&db);
         let state = StateReader::new(db);
         assert_eq!(compute(&state, G, || true).unwrap().rows, 10);

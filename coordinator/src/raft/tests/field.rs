@@ -73,7 +73,6 @@ impl Field {
         let generation = *self.generation.lock().unwrap().entry(id).or_default();
         let mut config = EngineConfig::new(NodeId::new(id), self.node_dir(id, generation));
         config.disk_watermark_bytes = 1 << 20;
-        config.buffer_state_wal = true;
         (self.configure)(&mut config);
         let net = Arc::clone(&self.net);
         let engine = Engine::open_with(config, Arc::new(Keeper::default()), |_, _| {

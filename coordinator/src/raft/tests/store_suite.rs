@@ -32,7 +32,7 @@ impl StoreBuilder<TypeConfig, GroupLog, GroupMachine, TempDir> for Builder {
         let dir = tempfile::tempdir().unwrap();
         let (memory, cache) = (DbMemory::default(), Cache::new_lru_cache(1 << 20));
         let raft = open_raft(dir.path(), &memory, &cache).unwrap();
-        let state = open_state(dir.path(), &memory, &cache, false).unwrap();
+        let state = open_state(dir.path(), &memory, &cache).unwrap();
         let state = Arc::new(StateDb::new(state));
         let counters = Arc::new(Counters::default());
         let flusher = Flusher::start(Arc::clone(&raft), Arc::clone(&counters)).unwrap();

@@ -221,7 +221,7 @@ impl DataService {
             let text = "the leader of the group knows another placement of the tenant";
             return Err(Miss::Final(Refusal::new(ErrorCode::StalePlacement, text)));
         }
-        Ok(Some(home.placement.properties))
+        Ok(Some(home.placement.properties.clone()))
     }
 
     pub(super) fn leader_of(&self, group: GroupId) -> Option<NodeId> {

@@ -1,18 +1,18 @@
 //! Single-entry appends: 64 clients, values of 256 bytes, three nodes on this machine, every write on
 //! disk at a majority before it is answered. Ours by HTTP at the leader (semi-sync, one follower),
-//! etcd's puts by gRPC at its leader, each with the client that goes with it in this one process;
-//! in turn, round by round, so that what else the machine does falls on both.
+//! etcd's puts by gRPC at its leader, each with a client of its own protocol in this one process; in
+//! turn, round by round, so that what else the machine does falls on both. The clients share the
+//! processors with the nodes, so what they take is told, too.
 
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use reqwest::Method;
 
 use super::etcd::Etcd;
-use crate::client::Request;
+use super::puts::Puts;
+use crate::Cluster;
 use crate::show::Report;
 use crate::show::two::process::cpu_time;
-use crate::{Client, Cluster};
 
 const CLIENTS: usize = 64;
 const VALUE: [u8; 256] = [b'v'; 256];
@@ -27,7 +27,10 @@ const TENANT: &str = "appends";
 struct Seen {
     latencies_us: Vec<u64>,
     refused: usize,
+    /// Of the three nodes.
     cpu: Duration,
+    /// Of this process.
+    own_cpu: Duration,
 }
 
 impl Seen {
@@ -35,13 +38,14 @@ impl Seen {
         self.latencies_us.extend(other.latencies_us);
         self.refused += other.refused;
         self.cpu += other.cpu;
+        self.own_cpu += other.own_cpu;
     }
 
     fn per_second(&self) -> f64 {
         self.latencies_us.len() as f64 / ROUND.as_secs_f64()
     }
 
-    /// Throughput over all rounds, latencies, processor time of the three nodes.
+    /// Throughput over all rounds, latencies, processor time of the three nodes and of the clients.
     fn tell(&mut self) -> String {
         self.latencies_us.sort_unstable();
         let count = self.latencies_us.len().max(1);
@@ -50,12 +54,15 @@ impl Seen {
             let us = self.latencies_us.get(place.min(count - 1));
             us.copied().unwrap_or_default() as f64 / 1000.0
         };
+        let us_each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / count as f64;
         format!(
-            "{:.0} a second, p50 {:.1} ms, p99 {:.1} ms, CPU {:.0} µs each, {} refused",
+            "{:.0} a second, p50 {:.1} ms, p99 {:.1} ms, CPU {:.0} µs each (clients {:.0} more), \
+             {} refused",
             self.per_second() / ROUNDS as f64,
             at(0.5),
             at(0.99),
-            self.cpu.as_secs_f64() * 1e6 / count as f64,
+            us_each(self.cpu),
+            us_each(self.own_cpu),
             self.refused
         )
     }
@@ -87,7 +94,6 @@ pub async fn run(report: &mut Report) {
 }
 
 async fn of_etcd(etcd: &Etcd) -> Seen {
-    let before = cpu_time(&etcd.pids());
     let client = |_| async {
         let mut client = etcd.client();
         let mut seen = Seen::default();
@@ -99,32 +105,57 @@ async fn of_etcd(etcd: &Etcd) -> Seen {
         }
         seen
     };
-    gather(join_all((0..CLIENTS).map(client)).await, || {
-        cpu_time(&etcd.pids()).saturating_sub(before)
-    })
+    let before = Used::by(&etcd.pids());
+    let clients = join_all((0..CLIENTS).map(client)).await;
+    gather(clients, before)
 }
 
 async fn of_ours(cluster: &Cluster, leader: usize) -> Seen {
-    let regions = cluster.files_now().regions;
-    let pids: Vec<i32> = regions.iter().map(|r| r.coordinator_pid).collect();
-    let before = cpu_time(&pids);
-    let http = Client::default();
-    let client = |_| async {
+    let files = cluster.files_now();
+    let pids: Vec<i32> = files.regions.iter().map(|r| r.coordinator_pid).collect();
+    let (url, token) = (&files.regions[leader].api_url, &files.admin_token);
+    let connect = |_| async { Puts::connect(url, token, TENANT).await };
+    let connections = join_all((0..CLIENTS).map(connect)).await;
+    let client = |connection: std::io::Result<Puts>| async {
+        let mut client = connection.expect("the leader listens");
         let mut seen = Seen::default();
         let end = Instant::now() + ROUND;
         while Instant::now() < end {
             let path = format!("/v1/data/appends/{}", key());
-            let put: Request = cluster.api(leader, Method::PUT, &path);
-            let put = put.header("x-maia-tenant-id", TENANT).body(VALUE);
             let began = Instant::now();
-            let answer = http.try_send(&put).await;
-            seen.note(answer.is_ok_and(|a| a.is_success()), began);
+            let put = client.put(&path, &VALUE).await;
+            let is_broken = put.is_err();
+            seen.note(put.unwrap_or(false), began);
+            if is_broken {
+                break;
+            }
         }
         seen
     };
-    gather(join_all((0..CLIENTS).map(client)).await, || {
-        cpu_time(&pids).saturating_sub(before)
-    })
+    let before = Used::by(&pids);
+    let clients = join_all(connections.into_iter().map(client)).await;
+    gather(clients, before)
+}
+
+/// Processor time that was used up to a moment.
+struct Used {
+    pids: Vec<i32>,
+    nodes: Duration,
+    own: Duration,
+}
+
+impl Used {
+    fn by(pids: &[i32]) -> Self {
+        Self {
+            pids: pids.to_vec(),
+            nodes: cpu_time(pids),
+            own: cpu_time(&[own_pid()]),
+        }
+    }
+}
+
+fn own_pid() -> i32 {
+    i32::try_from(std::process::id()).expect("process ids are small")
 }
 
 impl Seen {
@@ -138,12 +169,13 @@ impl Seen {
     }
 }
 
-fn gather(clients: Vec<Seen>, cpu: impl FnOnce() -> Duration) -> Seen {
+fn gather(clients: Vec<Seen>, before: Used) -> Seen {
     let mut all = Seen::default();
     for seen in clients {
         all.add(seen);
     }
-    all.cpu = cpu();
+    all.cpu = cpu_time(&before.pids).saturating_sub(before.nodes);
+    all.own_cpu = cpu_time(&[own_pid()]).saturating_sub(before.own);
     all
 }
 
