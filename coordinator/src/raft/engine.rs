@@ -12,6 +12,7 @@
 //! Cores, heartbeats and control connections run on a runtime of the engine's own, bulk connections
 //! on a second: data load elsewhere must not look like a death.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
