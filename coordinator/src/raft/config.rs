@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use maia_common::NodeId;
 
-pub use super::db::DbMemory;
+pub use super::db::{Compression, DbOptions};
 
 /// What an engine is opened with. The times must be equal on all nodes of a cluster: lease reads
 /// and vote silence derive from `election_max`.
@@ -32,8 +32,8 @@ pub struct EngineConfig {
     pub max_in_flight_proposals: u32,
     /// Entries kept in memory per group, for replication and apply to read again.
     pub tail_bytes: usize,
-    /// Memory of the databases.
-    pub memory: DbMemory,
+    /// Memory of the databases, and how they are stored.
+    pub databases: DbOptions,
     /// For tests of power cuts: state that is not synced stays in the process.
     pub buffer_state_wal: bool,
     /// A bug planted by a test, to prove that a checker finds it.
@@ -78,7 +78,7 @@ impl EngineConfig {
             },
             max_in_flight_proposals: 4096,
             tail_bytes: 8 << 20,
-            memory: DbMemory::default(),
+            databases: DbOptions::default(),
             buffer_state_wal: false,
             #[cfg(test)]
             sabotage: None,

@@ -37,7 +37,7 @@ pub mod state;
 pub mod transport;
 pub mod types;
 
-pub use config::{DbMemory, EngineConfig, SnapshotRules};
+pub use config::{Compression, DbOptions, EngineConfig, SnapshotRules};
 pub use counters::{FSYNC_BUCKETS_US, LogStats};
 pub use db::StateCf;
 pub use engine::Engine;

@@ -48,7 +48,8 @@ use crate::core::group_life::Moves;
 use crate::feed::{FeedParts, FeedServer, FeedService, Hub};
 use crate::metastore::{Metastore, RaftMetastore};
 use crate::raft::{
-    Engine, EngineConfig, EngineOpenError, GroupError, SnapshotRules, StateError, raft_service,
+    DbOptions, Engine, EngineConfig, EngineOpenError, GroupError, SnapshotRules, StateError,
+    raft_service,
 };
 
 /// How long each part may take to stop.
@@ -448,6 +449,10 @@ fn engine_config(config: &Config) -> EngineConfig {
         snapshots: SnapshotRules {
             entries_since_last: (retained / 2).max(1),
             entries_to_keep: retained / 2,
+        },
+        databases: DbOptions {
+            compression: config.storage.compression,
+            ..DbOptions::default()
         },
         ..EngineConfig::new(config.node.id, &config.dir)
     }
