@@ -35,6 +35,7 @@ pub use stage::{Mode, Stage, Tenant};
 
 use crate::Options;
 use load::{Record, Worker};
+use strike::Counts;
 
 /// Of each tenant.
 const CLIENTS: u64 = 2;
@@ -46,6 +47,8 @@ pub struct Found {
     pub lasted: Duration,
     /// Faults by kind.
     pub faults: BTreeMap<&'static str, usize>,
+    /// Those for which this machine gives no right.
+    pub skipped: BTreeMap<&'static str, usize>,
     pub operations: usize,
     pub acknowledged: BTreeMap<Mode, usize>,
     pub unknown: usize,
@@ -71,6 +74,7 @@ impl Found {
             }
         }
         sum(&mut self.faults, other.faults);
+        sum(&mut self.skipped, other.skipped);
         sum(&mut self.acknowledged, other.acknowledged);
         sum(&mut self.refusals, other.refusals);
         sum(&mut self.lost, other.lost);
@@ -88,11 +92,10 @@ impl Found {
     /// In a line.
     #[must_use]
     pub fn told(&self) -> String {
-        let faults: Vec<String> = self
-            .faults
-            .iter()
-            .map(|(k, n)| format!("{n} {k}"))
-            .collect();
+        let by_kind = |counts: &BTreeMap<&str, usize>| {
+            let each = counts.iter().map(|(kind, n)| format!("{n} {kind}"));
+            each.collect::<Vec<_>>().join(", ")
+        };
         let by_mode = |counts: &BTreeMap<Mode, usize>| {
             let each = counts
                 .iter()
@@ -100,12 +103,13 @@ impl Found {
             each.collect::<Vec<_>>().join(", ")
         };
         format!(
-            "seed {}, {} s, {} faults ({}); acknowledged {}; {} unknown, {} refused; {} resources, order \
+            "seed {}, {} s, {} faults ({}), skipped: {}; acknowledged {}; {} unknown, {} refused; {} resources, order \
              of {} checked ({} by two, {} undecided), {} digests agree; lost {}; {} violations",
             self.seed,
             self.lasted.as_secs(),
             self.faults.values().sum::<usize>(),
-            faults.join(", "),
+            by_kind(&self.faults),
+            self.skipped.values().sum::<usize>(),
             by_mode(&self.acknowledged),
             self.unknown,
             self.refusals.values().sum::<usize>(),
@@ -122,6 +126,16 @@ impl Found {
 
 /// One run: this long under faults, then as long as it takes until all is quiet.
 pub async fn run(stage: &Stage, seed: u64, lasting: Duration) -> Found {
+    run_then(stage, seed, lasting, async {}).await
+}
+
+/// As [`run`], with something done between the last operation and the search for what is lost.
+pub async fn run_then(
+    stage: &Stage,
+    seed: u64,
+    lasting: Duration,
+    then: impl Future<Output = ()>,
+) -> Found {
     let began = Instant::now();
     let mut found = Found {
         seed,
@@ -130,6 +144,7 @@ pub async fn run(stage: &Stage, seed: u64, lasting: Duration) -> Found {
     let record = Record::default();
     let clock = record.clock;
     let stop = AtomicBool::new(false);
+    let mut counts = Counts::default();
     let mut workers: Vec<Worker<'_>> = (0..stage.tenants.len() as u64 * CLIENTS)
         .map(|n| {
             let tenant = (n / CLIENTS) as usize;
@@ -143,17 +158,18 @@ pub async fn run(stage: &Stage, seed: u64, lasting: Duration) -> Found {
             && let Some(round) = plan.next()
         {
             tokio::time::sleep(round.quiet).await;
-            strike::carry_out(stage, &round, &mut found.faults).await;
+            strike::carry_out(stage, &round, &mut counts).await;
         }
         stop.store(true, Ordering::Relaxed);
     };
     // Every operation that was begun is in the record: none is cut off here.
     tokio::join!(load, breaking);
     drop(workers);
-    let (histories, refusals) = record.end();
-    found.refusals = refusals;
+    let noted = record.end();
+    (found.faults, found.skipped) = (counts.struck, counts.skipped);
     found.lasted = began.elapsed();
-    verify::verify(stage, histories, clock, &mut found).await;
+    then.await;
+    verify::verify(stage, noted, clock, &mut found).await;
     found
 }
 

@@ -3,13 +3,14 @@
 //! replaces sleeping, [`load`] writes while something breaks, [`feed_load`] is a thousand proxies,
 //! [`metrics`] reads what the processes count, [`show`] is what issues must show. [`history`] and
 //! [`faults`]: what clients were told while processes died and links were cut, and whether any order
-//! explains it; [`locality`]: whose bytes are on which disk.
+//! explains it; [`disk`]: one that runs full or loses power; [`locality`]: whose bytes are on which disk.
 //!
 //! Nothing here links the product's code but the wire's types: the tests know only what its users know.
 
 pub mod client;
 pub mod cluster;
 pub mod curl;
+pub mod disk;
 pub mod extra;
 pub mod faults;
 pub mod feed_load;

@@ -11,7 +11,7 @@ use reqwest::Method;
 
 use super::stage::{Mode, Stage, Tenant};
 use crate::client::{Answer, Request};
-use crate::history::{Clock, Event, Expect, Operation, Outcome, Value};
+use crate::history::{Clock, Event, Expect, Nanos, Operation, Outcome, Value};
 
 /// Resources of a tenant that are in use at a time.
 const SLOTS: usize = 3;
@@ -41,9 +41,18 @@ pub struct Key {
 pub struct Record {
     pub clock: Clock,
     events: Mutex<BTreeMap<Key, Vec<Event>>>,
-    refusals: Mutex<BTreeMap<String, usize>>,
+    refusals: Mutex<Refusals>,
     values: AtomicU64,
     operations: Mutex<BTreeMap<usize, u64>>,
+}
+
+/// What was refused, so that nothing of it may be seen.
+#[derive(Debug, Default)]
+pub struct Refusals {
+    /// How often, by code.
+    pub counts: BTreeMap<String, usize>,
+    /// Of puts: by what, where and when.
+    pub of: BTreeMap<Value, String>,
 }
 
 /// What one answer means for one operation.
@@ -56,9 +65,9 @@ enum Told {
 }
 
 impl Record {
-    /// The histories, and how often writes were refused, by the code of the refusal.
+    /// The histories, without what was refused.
     #[must_use]
-    pub fn end(self) -> (BTreeMap<Key, Vec<Event>>, BTreeMap<String, usize>) {
+    pub fn end(self) -> (BTreeMap<Key, Vec<Event>>, Refusals) {
         let events = self.events.into_inner();
         let refusals = self.refusals.into_inner();
         (
@@ -72,9 +81,19 @@ impl Record {
         events.entry(key).or_default().push(event);
     }
 
-    fn refused(&self, code: String) {
+    fn refused(&self, operation: Operation, code: String, call: Nanos, by: &[String]) {
         let mut refusals = self.refusals.lock().expect("no client panicked");
-        *refusals.entry(code).or_default() += 1;
+        if let Operation::Write {
+            leaves: Some(value),
+            ..
+        } = operation
+        {
+            let from = call / 1_000_000;
+            let until = self.clock.now() / 1_000_000;
+            let text = format!("{code} ({}, {from} – {until} ms)", by.join(", "));
+            refusals.of.insert(value, text);
+        }
+        *refusals.counts.entry(code).or_default() += 1;
     }
 
     /// A resource that is in use now.
@@ -176,7 +195,7 @@ impl<'a> Worker<'a> {
                     return true;
                 }
                 Told::Nothing(code) if !may_have => {
-                    self.record.refused(code);
+                    self.record.refused(operation, code, call, &by);
                     return false;
                 }
                 Told::Nothing(_) => {}

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use super::relay::Node;
 
+/// The load writes more than a group keeps in its log meanwhile.
+const AWAY_MS: u64 = 12_000;
+
 /// Whom a fault strikes: found out when it strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
@@ -21,6 +24,14 @@ pub enum Fault {
     Kill(Target),
     /// All coordinators at once.
     KillAll,
+    /// Killed, and away for longer than its group keeps log.
+    Away(Target),
+    /// Its disk stops at once, with what was not synced gone; then it is killed.
+    PowerCut(Target),
+    /// All of them at once.
+    PowerCutAll,
+    /// Its disk has no room left.
+    DiskFull(Target),
     /// SIGSTOP, SIGCONT.
     Stop(Target),
     /// Nothing goes to it or comes from it.
@@ -59,6 +70,10 @@ impl Fault {
             Fault::Kill(Target::Leader { .. }) => "leader killed",
             Fault::Kill(Target::Node(_)) => "node killed",
             Fault::KillAll => "all killed",
+            Fault::Away(_) => "node away for long",
+            Fault::PowerCut(_) => "node without power",
+            Fault::PowerCutAll => "all without power",
+            Fault::DiskFull(_) => "disk full",
             Fault::Stop(Target::Leader { .. }) => "leader stopped",
             Fault::Stop(Target::Node(_)) => "node stopped",
             Fault::Isolate(_) => "node cut off",
@@ -93,13 +108,17 @@ impl Plan {
     fn fault(&mut self) -> Fault {
         let target = self.target();
         match self.random.u8(0..100) {
-            0..30 => Fault::Kill(target),
-            30..34 => Fault::KillAll,
-            34..50 => Fault::Stop(target),
-            50..65 => Fault::Isolate(target),
-            65..74 => Fault::Mute(target),
-            74..83 => Fault::Deafen(target),
-            83..92 => Fault::Pair(target),
+            0..22 => Fault::Kill(target),
+            22..25 => Fault::KillAll,
+            25..27 => Fault::Away(target),
+            27..34 => Fault::PowerCut(target),
+            34..37 => Fault::PowerCutAll,
+            37..41 => Fault::DiskFull(target),
+            41..55 => Fault::Stop(target),
+            55..69 => Fault::Isolate(target),
+            69..77 => Fault::Mute(target),
+            77..85 => Fault::Deafen(target),
+            85..93 => Fault::Pair(target),
             _ => Fault::Sever,
         }
     }
@@ -110,13 +129,15 @@ impl Iterator for Plan {
 
     fn next(&mut self) -> Option<Round> {
         let count = 1 + usize::from(self.random.u8(0..10) < 3);
-        let faults = (0..count).map(|_| self.fault()).collect();
+        let faults: Vec<Fault> = (0..count).map(|_| self.fault()).collect();
         // Most are shorter than it takes to elect, or a little longer; some are long.
         let lasting = match self.random.u8(0..10) {
             0..3 => self.random.u64(20..300),
             3..8 => self.random.u64(300..1500),
             _ => self.random.u64(1500..5000),
         };
+        let is_long = faults.iter().any(|fault| matches!(fault, Fault::Away(_)));
+        let lasting = lasting + if is_long { AWAY_MS } else { 0 };
         Some(Round {
             quiet: Duration::from_millis(self.random.u64(100..1500)),
             faults,
@@ -131,12 +152,12 @@ mod tests {
 
     #[test]
     fn a_seed_is_a_plan_and_every_kind_comes() {
-        let plan = |seed| Plan::new(seed, 6, 3).take(200).collect::<Vec<_>>();
+        let plan = |seed| Plan::new(seed, 6, 3).take(300).collect::<Vec<_>>();
         assert_eq!(plan(1), plan(1));
         assert_ne!(plan(1), plan(2));
         let rounds = plan(1);
         let faults = rounds.iter().flat_map(|round| &round.faults);
         let kinds: std::collections::BTreeSet<_> = faults.map(Fault::kind).collect();
-        assert_eq!(kinds.len(), 10, "{kinds:?}");
+        assert_eq!(kinds.len(), 14, "{kinds:?}");
     }
 }

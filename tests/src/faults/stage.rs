@@ -1,13 +1,14 @@
 //! The cluster of a fault run: three regions whose coordinators reach each other through relays, and
 //! tenants of every sync mode.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
 use super::relay::Network;
 use crate::cluster::SOON;
+use crate::disk::SmallDisk;
 use crate::{Client, Cluster, Options, wait_value};
 
 /// Longer than most elections, shorter than most faults.
@@ -16,6 +17,9 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 const RELAY_OFFSET: u16 = 5;
 /// Small, so that who was away for seconds needs a snapshot now and then.
 const RETAINED: &str = "replication.retention_records=400";
+
+/// For a node's databases and what a run leaves in them; sparse.
+const DISK_MEGABYTES: u64 = 1024;
 
 /// When a write is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,6 +58,8 @@ pub struct Stage {
     pub network: Network,
     pub client: Client,
     pub tenants: Vec<Tenant>,
+    /// Of each node, where root may mount one. After the cluster: unmounted when nothing runs.
+    pub disks: Vec<SmallDisk>,
 }
 
 /// (name, mode, members): three copies led from two regions, and two copies.
@@ -72,12 +78,17 @@ impl Stage {
     /// Starts the cluster and places the tenants.
     pub async fn start(options: Options) -> Self {
         let cluster = Cluster::start_with(options.set(RETAINED)).await;
-        let network = behind_relays(&cluster).await;
+        let disks: Option<Vec<SmallDisk>> = (cluster.regions().iter())
+            .map(|_| SmallDisk::mount(DISK_MEGABYTES))
+            .collect();
+        let disks = disks.unwrap_or_default();
+        let network = remade(&cluster, &disks).await;
         let mut stage = Self {
             cluster,
             network,
             client: Client::new(ATTEMPT_TIMEOUT),
             tenants: Vec::new(),
+            disks,
         };
         for (name, mode, members) in TENANTS {
             let group = stage.place(name, mode, members).await;
@@ -89,6 +100,12 @@ impl Stage {
             });
         }
         stage
+    }
+
+    /// Where a node's databases are.
+    #[must_use]
+    pub fn data(&self, node: usize) -> PathBuf {
+        data(&self.cluster, &self.disks, node)
     }
 
     async fn place(&self, name: &str, mode: Mode, members: &[usize]) -> Json {
@@ -108,6 +125,15 @@ impl Stage {
     }
 }
 
+fn data(cluster: &Cluster, disks: &[SmallDisk], node: usize) -> PathBuf {
+    let own = cluster.region(node).dir.join("data");
+    disks.get(node).map_or(own, |disk| disk.path().join("data"))
+}
+
+fn quoted(path: &Path) -> String {
+    format!("\"{}\"", path.display())
+}
+
 fn port(address: &str) -> u16 {
     let port = address.rsplit_once(':').and_then(|(_, p)| p.parse().ok());
     port.expect("an address with a port")
@@ -118,8 +144,8 @@ fn edit(path: &Path, change: impl FnOnce(String) -> String) {
     std::fs::write(path, change(text)).expect("a file of the cluster");
 }
 
-/// Makes the cluster anew, its nodes announcing their relays' addresses.
-async fn behind_relays(cluster: &Cluster) -> Network {
+/// Makes the cluster anew, its nodes announcing their relays' addresses, on disks of their own.
+async fn remade(cluster: &Cluster, disks: &[SmallDisk]) -> Network {
     cluster.run(&["cluster", "down"]).await;
     let behind: Vec<u16> = cluster
         .regions()
@@ -128,15 +154,16 @@ async fn behind_relays(cluster: &Cluster) -> Network {
         .collect();
     // Ports 0 to 3 of each ten are taken; `rpc` is the last of them.
     let relays: Vec<u16> = behind.iter().map(|p| p - 3 + RELAY_OFFSET).collect();
-    for region in cluster.regions() {
+    for (i, region) in cluster.regions().iter().enumerate() {
+        let old = region.dir.join("data");
         edit(&region.dir.join("coordinator.toml"), |mut text| {
             for (own, relay) in behind.iter().zip(&relays) {
                 let announced = |port: &u16| format!("rpc_addr = \"127.0.0.1:{port}\"");
                 text = text.replace(&announced(own), &announced(relay));
             }
-            text
+            text.replace(&quoted(&old), &quoted(&data(cluster, disks, i)))
         });
-        std::fs::remove_dir_all(region.dir.join("data")).expect("a folder to empty");
+        std::fs::remove_dir_all(&old).expect("a folder to empty");
     }
     edit(&cluster.dir().join("cluster.json"), |text| {
         text.replace("\"making\": false", "\"making\": true")

@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::Value as Json;
 
 use super::Found;
-use super::load::{Key, value_of};
+use super::load::{Key, Refusals, value_of};
 use super::stage::{Mode, Stage, Tenant};
 use crate::history::{
     Clock, Event, Operation, Outcome, Value, Verdict, cross, effects_that_differ, lost_behind,
@@ -45,7 +45,12 @@ macro_rules! within {
 type Histories = BTreeMap<Key, Vec<Event>>;
 
 /// Waits for quiet, reads everything back, and judges.
-pub async fn verify(stage: &Stage, mut histories: Histories, clock: Clock, found: &mut Found) {
+pub async fn verify(
+    stage: &Stage,
+    (mut histories, refusals): (Histories, Refusals),
+    clock: Clock,
+    found: &mut Found,
+) {
     within!(found, "every process is ready", ready(stage));
     for tenant in &stage.tenants {
         let what = format!("{} takes writes", tenant.name);
@@ -70,9 +75,14 @@ pub async fn verify(stage: &Stage, mut histories: Histories, clock: Clock, found
             continue;
         };
         events.push(last.clone());
+        let false_words = refused_and_there(events, &refusals);
+        found
+            .violations
+            .extend(false_words.map(|text| format!("{} {}: {text}", tenant.name, key.id)));
         judge(tenant, key, events, copies, found);
     }
     found.keys = histories.len();
+    found.refusals = refusals.counts;
     for i in 0..stage.cluster.regions().len() {
         let log = stage.cluster.coordinator_log(i);
         let panics = log.lines().filter(|line| line.contains("panicked at"));
@@ -199,6 +209,19 @@ async fn read(
         404 if answer.code() == "not_found" => Ok((None, None)),
         _ => Err(answer.text()),
     }
+}
+
+/// What was called unwritten and was seen all the same.
+fn refused_and_there(events: &[Event], refusals: &Refusals) -> impl Iterator<Item = String> {
+    let seen = events.iter().filter_map(|event| match event.outcome {
+        Outcome::Saw(value) => value,
+        _ => None,
+    });
+    let seen: BTreeSet<Value> = seen.collect();
+    seen.into_iter().filter_map(|value| {
+        let refusal = refusals.of.get(&value)?;
+        Some(format!("{value} was refused, and is there: {refusal}"))
+    })
 }
 
 fn judge(

@@ -27,7 +27,7 @@ impl SequentialSpec for Register {
     fn is_valid_step(&mut self, operation: &Operation, outcome: &Outcome) -> bool {
         let after = step(self.0, operation, outcome);
         self.0 = after.unwrap_or(self.0);
-        after.is_some()
+        after.is_ok()
     }
 }
 

@@ -58,7 +58,7 @@ pub fn history(plans: &[Plan]) -> Vec<Event> {
         let candidates = [Outcome::Done, Outcome::Unmet, Outcome::Saw(state)];
         let fitting = candidates
             .iter()
-            .find_map(|outcome| Some((*outcome, step(state, &operation, outcome)?)));
+            .find_map(|outcome| Some((*outcome, step(state, &operation, outcome).ok()?)));
         let (outcome, after) = fitting.expect("one of them fits");
         if plan.fate > 0 {
             state = after;

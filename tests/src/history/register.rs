@@ -55,24 +55,29 @@ impl Expect {
     }
 }
 
-/// The state after an operation that found `state` and was answered so; none: that can't be. Of
-/// unknown outcome: the state after its effect, none where it would have had none.
-#[must_use]
+/// An operation can't have been answered so in this state; or, without an answer, has no effect in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contradiction;
+
+/// The state after an operation that found `state` and was answered so; of unknown outcome, after its
+/// effect.
+///
+/// # Errors
+/// [`Contradiction`].
 pub fn step(
     state: Option<Value>,
     operation: &Operation,
     outcome: &Outcome,
-) -> Option<Option<Value>> {
-    match (operation, outcome) {
-        (Operation::Read, Outcome::Saw(seen)) => (*seen == state).then_some(state),
+) -> Result<Option<Value>, Contradiction> {
+    let (fits, after) = match (operation, outcome) {
+        (Operation::Read, Outcome::Saw(seen)) => (*seen == state, state),
         (Operation::Write { expect, leaves }, Outcome::Done | Outcome::Unknown) => {
-            expect.holds(state).then_some(*leaves)
+            (expect.holds(state), *leaves)
         }
-        (Operation::Write { expect, .. }, Outcome::Unmet) => {
-            (!expect.holds(state)).then_some(state)
-        }
-        (Operation::Read, _) | (Operation::Write { .. }, Outcome::Saw(_)) => None,
-    }
+        (Operation::Write { expect, .. }, Outcome::Unmet) => (!expect.holds(state), state),
+        (Operation::Read, _) | (Operation::Write { .. }, Outcome::Saw(_)) => (false, state),
+    };
+    if fits { Ok(after) } else { Err(Contradiction) }
 }
 
 impl fmt::Display for Value {

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use super::register::step;
+use super::register::{Contradiction, step};
 use super::{Event, Nanos, Operation, Outcome, Value, Verdict};
 
 /// Searches end here: some 200 MB of remembered sets of a hundred operations.
@@ -92,7 +92,7 @@ impl<'a> Search<'a> {
         within
     }
 
-    fn fits(&self, place: usize) -> Option<Option<Value>> {
+    fn after(&self, place: usize) -> Result<Option<Value>, Contradiction> {
         let event = self.events[place];
         step(self.state, &event.operation, &event.outcome)
     }
@@ -100,7 +100,7 @@ impl<'a> Search<'a> {
     /// The first place from `from` on that may come next and fits the state.
     fn candidate(&self, from: usize) -> Option<usize> {
         let mut within = self.within();
-        within.retain(|place| self.fits(*place).is_some());
+        within.retain(|place| self.after(*place).is_ok());
         let changes_nothing = |place: &usize| {
             matches!(
                 self.events[*place].outcome,
@@ -116,7 +116,7 @@ impl<'a> Search<'a> {
 
     /// Takes it; false when that was seen to lead nowhere.
     fn take(&mut self, place: usize) -> bool {
-        let Some(state) = self.fits(place) else {
+        let Ok(state) = self.after(place) else {
             return false;
         };
         self.taken[place / 64] |= 1 << (place % 64);

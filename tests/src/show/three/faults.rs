@@ -17,7 +17,7 @@ pub async fn run(report: &mut Report) {
     let mut seed = now.map_or(0, |now| now.as_secs());
     let mut all = Found::default();
     while all.lasted < wanted {
-        let lasting = SET.min(wanted - all.lasted);
+        let lasting = SET.min(wanted.saturating_sub(all.lasted));
         let found = run_alone(Options::default(), seed, lasting).await;
         let is_well = found.violations.is_empty() && found.undecided == 0;
         report.line("faults", &found.told(), is_well);
