@@ -10,6 +10,9 @@ use std::process::Command;
 const CUT: &str =
     "open(F, '<', $ARGV[0]) && ioctl(F, 0x8004587d, my $flag = pack('L', 2)) || die $!";
 
+/// What writers may take between the look at the room and its taking.
+const MAX_SLACK_MEGABYTES: u64 = 64;
+
 /// A mounted file system; gone when dropped.
 #[derive(Debug)]
 pub struct SmallDisk {
@@ -86,15 +89,19 @@ impl SmallDisk {
         self.path().join("filler")
     }
 
-    /// Takes all but so many bytes of the room that is left.
+    /// Takes the room that is left, but for a few megabytes that others may take in this moment.
     ///
     /// # Panics
     /// When the room can't be taken.
-    pub fn fill(&self, left_bytes: u64) {
-        let take = free_bytes(&self.path()).saturating_sub(left_bytes);
-        let (filler, size) = (self.filler(), take.to_string());
-        let arguments = ["-l".as_ref(), size.as_ref(), filler.as_ref()];
-        assert!(take == 0 || run("fallocate", &arguments), "a large file");
+    pub fn fill(&self) {
+        let filler = self.filler();
+        let taken = (0..MAX_SLACK_MEGABYTES).any(|slack| {
+            let take = free_bytes(&self.path()).saturating_sub(slack << 20);
+            let size = take.to_string();
+            let arguments = ["-l".as_ref(), size.as_ref(), filler.as_ref()];
+            take == 0 || run("fallocate", &arguments)
+        });
+        assert!(taken, "a large file");
     }
 
     /// Gives the room back.

@@ -186,6 +186,11 @@ impl<'a> Worker<'a> {
             let (entry, request) = self.request(&key, operation, idempotency.as_deref());
             by.push(entry);
             let answer = self.stage.client.try_follow(&request).await;
+            if let Ok(answer) = &answer
+                && !answer.hops.is_empty()
+            {
+                by.push("redirected".to_owned());
+            }
             match told(operation, answer) {
                 Told::Outcome(outcome, tag) => {
                     self.learn(&key, operation, outcome, tag.as_deref());

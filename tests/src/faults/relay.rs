@@ -113,10 +113,15 @@ impl Relay {
         let mut cuts = self.cuts.clone();
         let severed = cuts.borrow_and_update().severed;
         let dir = self.dir.clone();
-        let found = tokio::task::spawn_blocking(move || owner(&dir, peer)).await;
-        // Not from a node: then it is none of the links.
-        let from = found.ok().flatten();
-        open(&mut cuts, from, Some(self.node)).await;
+        let Ok(here) = near.local_addr() else {
+            return;
+        };
+        let found = tokio::task::spawn_blocking(move || owner(&dir, peer, here)).await;
+        // Nobody else comes here; one that is gone already needs nothing.
+        let Some(from) = found.ok().flatten() else {
+            return;
+        };
+        open(&mut cuts, from, self.node).await;
         let Ok(far) = TcpStream::connect(self.behind).await else {
             return;
         };
@@ -126,8 +131,8 @@ impl Relay {
         }
         let (near_read, near_write) = near.into_split();
         let (far_read, far_write) = far.into_split();
-        let there = (from, Some(self.node));
-        let back = (Some(self.node), from);
+        let there = (from, self.node);
+        let back = (self.node, from);
         tokio::select! {
             () = pump(near_read, far_write, there, self.cuts.clone()) => {}
             () = pump(far_read, near_write, back, self.cuts.clone()) => {}
@@ -138,10 +143,7 @@ impl Relay {
 }
 
 /// Returns once the direction is open.
-async fn open(cuts: &mut watch::Receiver<Cuts>, from: Option<Node>, to: Option<Node>) {
-    let (Some(from), Some(to)) = (from, to) else {
-        return;
-    };
+async fn open(cuts: &mut watch::Receiver<Cuts>, from: Node, to: Node) {
     // An error: the network is gone, and the connection ends with it.
     let _gone = cuts.wait_for(|cuts| !cuts.held.contains(&(from, to))).await;
 }
@@ -149,7 +151,7 @@ async fn open(cuts: &mut watch::Receiver<Cuts>, from: Option<Node>, to: Option<N
 async fn pump(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
-    link: (Option<Node>, Option<Node>),
+    link: (Node, Node),
     mut cuts: watch::Receiver<Cuts>,
 ) {
     let mut buffer = vec![0; BUFFER_BYTES];

@@ -6,27 +6,40 @@ use std::path::Path;
 
 use crate::cluster::Files;
 
-/// The place, among the cluster's regions, of the coordinator that connected from `peer`.
+/// The table is read while it changes: a socket may be missed once.
+const LOOKS: usize = 5;
+
+/// The place, among the cluster's regions, of the coordinator that connected from `peer` to `here`.
 #[must_use]
-pub fn owner(dir: &Path, peer: SocketAddr) -> Option<usize> {
-    let link = format!("socket:[{}]", inode(peer)?);
-    let regions = Files::read(dir).regions;
-    regions
-        .iter()
-        .position(|region| holds(region.coordinator_pid, &link))
+pub fn owner(dir: &Path, peer: SocketAddr, here: SocketAddr) -> Option<usize> {
+    (0..LOOKS).find_map(|_| {
+        let link = format!("socket:[{}]", inode(peer, here)?);
+        let regions = Files::read(dir).regions;
+        regions
+            .iter()
+            .position(|region| holds(region.coordinator_pid, &link))
+    })
 }
 
-fn inode(peer: SocketAddr) -> Option<u64> {
-    let SocketAddr::V4(peer) = peer else {
+fn inode(from: SocketAddr, to: SocketAddr) -> Option<u64> {
+    let (from, to) = (shown(from)?, shown(to)?);
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    table.lines().skip(1).find_map(|row| {
+        // Number, local and remote address, six more fields, inode; 0: it is nobody's any more.
+        let fields: Vec<&str> = row.split_whitespace().collect();
+        let is_it = fields.get(1..3)? == [from.as_str(), to.as_str()];
+        let inode = fields.get(9)?.parse().ok()?;
+        (is_it && inode != 0).then_some(inode)
+    })
+}
+
+/// An address as the table has it.
+fn shown(address: SocketAddr) -> Option<String> {
+    let SocketAddr::V4(address) = address else {
         return None;
     };
-    let address = u32::from_ne_bytes(peer.ip().octets());
-    let local = format!("{address:08X}:{:04X}", peer.port());
-    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
-    let mut rows = table.lines().skip(1).map(str::split_whitespace);
-    let row = rows.find_map(|mut fields| (fields.nth(1) == Some(&local)).then_some(fields));
-    // After the local address come seven fields, then the inode.
-    row?.nth(7)?.parse().ok()
+    let ip = u32::from_ne_bytes(address.ip().octets());
+    Some(format!("{ip:08X}:{:04X}", address.port()))
 }
 
 fn holds(pid: i32, link: &str) -> bool {
@@ -50,7 +63,10 @@ mod tests {
         let own = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (_theirs, peer) = listener.accept().unwrap();
         assert_eq!(peer, own.local_addr().unwrap());
-        let link = format!("socket:[{}]", inode(peer).unwrap());
+        let link = format!(
+            "socket:[{}]",
+            inode(peer, listener.local_addr().unwrap()).unwrap()
+        );
         assert!(holds(std::process::id() as i32, &link));
         assert!(!holds(1, &link));
     }

@@ -106,7 +106,7 @@ impl Struck {
             Fault::PowerCut(_) => self.cut_power(stage, &[node]).await,
             Fault::PowerCutAll => self.cut_power(stage, &all.collect::<Vec<_>>()).await,
             Fault::DiskFull(_) => {
-                stage.disks[node].fill(0);
+                stage.disks[node].fill();
                 self.full.push(node);
             }
             Fault::Isolate(_)
