@@ -75,16 +75,20 @@ show-02: build
 	cargo bench --workspace --locked --profile release --bench decide
 	missed=0; $(BIN)/show 02 || missed=1; $(MAKE) peers || missed=1; exit $$missed
 
-## make show-03   the replicated log, as far as it is built: simulation, appends beside etcd; fails on a miss
+## make show-03   the replicated log, as far as it is built: simulation, 30 minutes of faults (SHOW_FAULT_MINUTES), whose bytes are
+##                where, appends beside etcd; fails on a miss
 show-03: build
 	@scripts/setup.sh peers
 	$(BIN)/show 03
 
-## make soak      the long runs: 50 kills of a primary, a million tenants with 50 kills beside, 30,000 seeds of the simulation
+## make soak      the long runs: 50 kills of a primary, a million tenants with 50 kills beside, 30,000 seeds of the simulation, 60 minutes of
+##                faults and all else of show-03
 soak: build
 	SHOW_KILLS=50 $(BIN)/show 01
 	SHOW_KILLS=50 $(BIN)/show 02
 	$(BIN)/sim 30000
+	@scripts/setup.sh peers
+	SHOW_FAULT_MINUTES=60 $(BIN)/show 03
 
 ## make cold      `make demo` and `make test` in a fresh Debian with nothing but Rust and gcc (an hour)
 cold:

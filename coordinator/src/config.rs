@@ -10,7 +10,7 @@ mod sections;
 pub use load::{ConfigError, load, parse, set};
 pub use sections::{
     Auth, Bootstrap, Config, Election, ElectionSection, Failover, Groups, InitialNode,
-    InitialRegion, Listen, NodeSection, Preset, Replication, Scope, Token, is_public_url,
+    InitialRegion, Listen, NodeSection, Preset, Replication, Scope, Storage, Token, is_public_url,
 };
 
 #[cfg(test)]

@@ -1,17 +1,23 @@
 //! What the end-to-end tests share: [`cluster`] starts the real binaries on loopback,
 //! [`extra`] a coordinator more, [`client`] speaks HTTP to them as any client would, [`wait`]
 //! replaces sleeping, [`events`] reads streams, [`load`] writes while something breaks, [`feed_load`] is a thousand proxies,
-//! [`metrics`] reads what the processes count, [`show`] is what issues must show.
+//! [`metrics`] reads what the processes count, [`show`] is what issues must show. [`history`] and
+//! [`faults`]: what clients were told while processes died and links were cut, and whether any order
+//! explains it; [`disk`]: one that runs full or loses power; [`locality`]: whose bytes are on which disk.
 //!
 //! Nothing here links the product's code but the wire's types: the tests know only what its users know.
 
 pub mod client;
 pub mod cluster;
 pub mod curl;
+pub mod disk;
 pub mod events;
 pub mod extra;
+pub mod faults;
 pub mod feed_load;
+pub mod history;
 pub mod load;
+pub mod locality;
 pub mod metrics;
 pub mod show;
 pub mod wait;

@@ -34,6 +34,11 @@ impl Report {
         println!("----  {what}: {how}");
     }
 
+    /// Prints what explains a line, as it is.
+    pub fn note(&self, text: &str) {
+        println!("{text}");
+    }
+
     /// Prints the sum. True: nothing was missed.
     #[must_use]
     pub fn end(self) -> bool {

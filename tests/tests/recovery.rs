@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use maia_tests::cluster::SOON;
+use maia_tests::disk::{SmallDisk, free_bytes};
 use maia_tests::load::Writer;
 use maia_tests::{Cluster, Options, wait_until, wait_value};
 use reqwest::Method;
@@ -181,26 +182,11 @@ async fn a_corrupt_log_is_said_clearly_and_the_others_go_on() {
     }
 }
 
-/// Bytes that are free on the file system of temporary folders.
-fn free_bytes() -> u64 {
-    let output = std::process::Command::new("df")
-        .args(["--output=avail", "-B1"])
-        .arg(std::env::temp_dir())
-        .output()
-        .expect("df runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let bytes = text
-        .lines()
-        .nth(1)
-        .and_then(|line| line.trim().parse().ok());
-    bytes.expect("df prints a number")
-}
-
 const GIB: u64 = 1 << 30;
 
 #[tokio::test]
 async fn without_room_writes_are_refused_and_nothing_acknowledged_is_lost() {
-    let free = free_bytes();
+    let free = free_bytes(&std::env::temp_dir());
     if free < 8 * GIB {
         println!("skipped: less than 8 GiB free");
         return;
@@ -237,56 +223,6 @@ async fn without_room_writes_are_refused_and_nothing_acknowledged_is_lost() {
         cluster.client.follow(&put).await.is_success().then_some(())
     })
     .await;
-}
-
-/// A small file system of its own, where root may mount one.
-struct SmallDisk {
-    dir: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    fn mount(megabytes: u64) -> Option<Self> {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let image = dir.path().join("image");
-        let target = dir.path().join("disk");
-        std::fs::create_dir(&target).expect("a mount point");
-        std::fs::File::create(&image)
-            .and_then(|f| f.set_len(megabytes << 20))
-            .expect("an image");
-        let run = |program: &str, arguments: &[&std::ffi::OsStr]| {
-            let output = std::process::Command::new(program).args(arguments).output();
-            output.is_ok_and(|output| output.status.success())
-        };
-        let made = run(
-            "mkfs.ext4",
-            &["-q".as_ref(), "-m".as_ref(), "0".as_ref(), image.as_ref()],
-        );
-        let mounted = made
-            && run(
-                "mount",
-                &[
-                    "-o".as_ref(),
-                    "loop".as_ref(),
-                    image.as_ref(),
-                    target.as_ref(),
-                ],
-            );
-        mounted.then_some(Self { dir })
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("disk")
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let unmounted = std::process::Command::new("umount")
-            .arg("-l")
-            .arg(self.path())
-            .status();
-        drop(unmounted);
-    }
 }
 
 /// A megabyte that does not compress, always the same for the same number.

@@ -7,6 +7,8 @@ use std::time::Duration;
 use maia_common::ids::{NodeId, RegionName};
 use serde::{Deserialize, Serialize};
 
+use crate::raft::Compression;
+
 /// The whole configuration of one coordinator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +41,9 @@ pub struct Config {
     /// Placement groups.
     #[serde(default)]
     pub groups: Groups,
+    /// The databases' files.
+    #[serde(default)]
+    pub storage: Storage,
 }
 
 /// Who this node is.
@@ -246,6 +251,14 @@ impl Default for Replication {
             replica_timeout: None,
         }
     }
+}
+
+/// The databases' files.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// `lz4` (default) or `none`; of files that are written after a restart with it.
+    pub compression: Compression,
 }
 
 /// Placement groups.

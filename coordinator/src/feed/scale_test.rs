@@ -17,7 +17,7 @@ use crate::core::metastore::{META_VERSION, Transaction, meta_key};
 use crate::core::{frame, keyspace};
 use crate::metastore::{Metastore, MetastoreError, Outcome};
 use crate::raft::db::{family, open_state};
-use crate::raft::{DbMemory, StateCf, StateError, StateReader, StateView};
+use crate::raft::{DbOptions, StateCf, StateError, StateReader, StateView};
 
 /// A metastore's state on disk, which nobody changes.
 struct OnDisk(StateReader);
@@ -53,7 +53,7 @@ fn an_image_has_every_tenant_of_the_disk() {
     let count: u64 = count.map_or(20_000, |text| text.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let cache = Cache::new_lru_cache(64 << 20);
-    let db = open_state(dir.path(), &DbMemory::default(), &cache).unwrap();
+    let db = open_state(dir.path(), &DbOptions::default(), &cache).unwrap();
     let mut batch = WriteBatch::default();
     for n in 0..count {
         let value = format!(

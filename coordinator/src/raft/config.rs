@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use maia_common::NodeId;
 
-pub use super::db::DbMemory;
+pub use super::db::{Compression, DbOptions};
 use crate::core::retention::Retention;
 use crate::core::witness::Patience;
 
@@ -41,8 +41,8 @@ pub struct EngineConfig {
     /// Entries kept in memory per group, for replication and apply to read again: bytes as encoded. A
     /// leader's own records take twice as much, for their persisted form is kept beside them.
     pub tail_bytes: usize,
-    /// Memory of the databases.
-    pub memory: DbMemory,
+    /// Memory of the databases, and how they are stored.
+    pub databases: DbOptions,
     /// A bug planted by a test, to prove that a checker finds it.
     #[cfg(test)]
     pub(crate) sabotage: Option<Sabotage>,
@@ -89,7 +89,7 @@ impl EngineConfig {
             retention: None,
             max_in_flight_proposals: 4096,
             tail_bytes: 8 << 20,
-            memory: DbMemory::default(),
+            databases: DbOptions::default(),
             #[cfg(test)]
             sabotage: None,
         }

@@ -11,6 +11,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
     Options,
 };
+use serde::{Deserialize, Serialize};
 
 /// The log of every group.
 pub(crate) const CF_LOG: &str = "log";
@@ -71,23 +72,37 @@ pub struct DbOpenError {
     pub reason: String,
 }
 
-/// How much memory the databases may use.
+/// How the databases' files are compressed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Cheap, and half the size for JSON.
+    #[default]
+    Lz4,
+    /// What was written can be searched for in the files.
+    None,
+}
+
+/// How much memory the databases may use, and how they are stored.
 #[derive(Debug, Clone)]
-pub struct DbMemory {
+pub struct DbOptions {
     /// Shared by both databases for blocks that were read.
     pub block_cache_bytes: usize,
     /// Of `raft/`, over all its families.
     pub raft_write_buffer_bytes: usize,
     /// Of `state/`, over all its families.
     pub state_write_buffer_bytes: usize,
+    /// Of files that are written from now on.
+    pub compression: Compression,
 }
 
-impl Default for DbMemory {
+impl Default for DbOptions {
     fn default() -> Self {
         Self {
             block_cache_bytes: 64 << 20,
             raft_write_buffer_bytes: 64 << 20,
             state_write_buffer_bytes: 64 << 20,
+            compression: Compression::default(),
         }
     }
 }
@@ -95,27 +110,28 @@ impl Default for DbMemory {
 /// Opens `raft/` under the node's folder.
 pub(crate) fn open_raft(
     dir: &Path,
-    memory: &DbMemory,
+    wanted: &DbOptions,
     cache: &Cache,
 ) -> Result<Arc<DB>, DbOpenError> {
-    let mut options = base_options(memory.raft_write_buffer_bytes);
-    options.set_max_total_wal_size(memory.raft_write_buffer_bytes as u64);
+    let mut options = base_options(wanted.raft_write_buffer_bytes);
+    options.set_max_total_wal_size(wanted.raft_write_buffer_bytes as u64);
     // What was synced was promised to others. The default mode would silently forget all that
     // follows a damaged record; this one forgets only a last record that was never finished.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     let families = [CF_LOG, CF_HARD_STATE, CF_QUARANTINE];
-    open(dir.join("raft"), &options, cache, &families)
+    let path = dir.join("raft");
+    open(path, &options, (wanted.compression, cache), &families)
 }
 
 /// Opens `state/` under the node's folder. Its write-ahead log stays in this process' memory until a
 /// buffer is full or it is synced: what is lost with the process is applied again from the log.
 pub(crate) fn open_state(
     dir: &Path,
-    memory: &DbMemory,
+    wanted: &DbOptions,
     cache: &Cache,
 ) -> Result<Arc<DB>, DbOpenError> {
-    let mut options = base_options(memory.state_write_buffer_bytes);
-    options.set_max_total_wal_size(memory.state_write_buffer_bytes as u64);
+    let mut options = base_options(wanted.state_write_buffer_bytes);
+    options.set_max_total_wal_size(wanted.state_write_buffer_bytes as u64);
     options.set_manual_wal_flush(true);
     // Apply asks for many keys that are not there: new resources, tombstones, outcomes.
     options.set_memtable_whole_key_filtering(true);
@@ -123,7 +139,7 @@ pub(crate) fn open_state(
     open(
         dir.join("state"),
         &options,
-        cache,
+        (wanted.compression, cache),
         &StateCf::ALL.map(StateCf::name),
     )
 }
@@ -144,7 +160,7 @@ fn base_options(write_buffer_bytes: usize) -> Options {
 fn open(
     path: PathBuf,
     options: &Options,
-    cache: &Cache,
+    (compression, cache): (Compression, &Cache),
     families: &[&str],
 ) -> Result<Arc<DB>, DbOpenError> {
     let failed = |reason: String| DbOpenError {
@@ -158,7 +174,10 @@ fn open(
     table.set_bloom_filter(10.0, false);
     let descriptors = families.iter().map(|name| {
         let mut cf = options.clone();
-        cf.set_compression_type(DBCompressionType::Lz4);
+        cf.set_compression_type(match compression {
+            Compression::Lz4 => DBCompressionType::Lz4,
+            Compression::None => DBCompressionType::None,
+        });
         cf.set_block_based_table_factory(&table);
         ColumnFamilyDescriptor::new(*name, cf)
     });

@@ -112,10 +112,10 @@ impl Engine {
         config
             .raft_config(false)
             .map_err(|reason| EngineOpenError::Config { reason })?;
-        let cache = Cache::new_lru_cache(config.memory.block_cache_bytes);
-        let raft_db = db::open_raft(&config.dir, &config.memory, &cache)?;
+        let cache = Cache::new_lru_cache(config.databases.block_cache_bytes);
+        let raft_db = db::open_raft(&config.dir, &config.databases, &cache)?;
         starts::count(&config.dir, &raft_db)?;
-        let state_db = db::open_state(&config.dir, &config.memory, &cache)?;
+        let state_db = db::open_state(&config.dir, &config.databases, &cache)?;
         let counters = Arc::new(Counters::default());
         let flusher = Flusher::start(Arc::clone(&raft_db), Arc::clone(&counters)).map_err(io)?;
         #[cfg(test)]

@@ -40,7 +40,7 @@ pub mod transport;
 pub mod types;
 pub mod witness;
 
-pub use config::{DbMemory, EngineConfig, SnapshotRules};
+pub use config::{Compression, DbOptions, EngineConfig, SnapshotRules};
 pub use counters::{FSYNC_BUCKETS_US, LogStats};
 pub use db::StateCf;
 pub use engine::Engine;

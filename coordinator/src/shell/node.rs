@@ -53,7 +53,9 @@ use crate::core::group_life::Moves;
 use crate::core::retention::Retention;
 use crate::feed::{FeedParts, FeedServer, FeedService, Hub};
 use crate::metastore::{Metastore, RaftMetastore};
-use crate::raft::{Engine, EngineConfig, EngineOpenError, GroupError, StateError, raft_service};
+use crate::raft::{
+    DbOptions, Engine, EngineConfig, EngineOpenError, GroupError, StateError, raft_service,
+};
 
 /// How long each part may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -470,6 +472,10 @@ fn engine_config(config: &Config) -> EngineConfig {
             bytes: config.replication.retention_bytes,
             age_ms: u64::try_from(config.replication.retention_age.as_millis()).unwrap_or(u64::MAX),
         }),
+        databases: DbOptions {
+            compression: config.storage.compression,
+            ..DbOptions::default()
+        },
         ..EngineConfig::new(config.node.id, &config.dir)
     }
 }

@@ -37,7 +37,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
-use self::failure::{BODY_TOO_LARGE, BODY_TOO_SLOW, is_broken};
+use self::failure::{BODY_TOO_LARGE, BODY_TOO_SLOW, OUTCOME_UNKNOWN, is_broken};
 pub use self::request::Ctx;
 use self::request::{Fate, Setback, tenant_of};
 use crate::config::Config;
@@ -46,6 +46,7 @@ use crate::shell::access_log::{AccessLog, Line};
 use crate::shell::hold::HoldQueue;
 use crate::shell::lookups::Lookups;
 use crate::shell::metrics::{Metrics, Outcome, UpstreamError};
+use crate::shell::names::IDEMPOTENCY_KEY;
 use crate::shell::origin;
 use crate::shell::placements::Placements;
 use crate::shell::response::{self, Answer, Mark};
@@ -264,6 +265,7 @@ impl ProxyHttp for Proxy {
         let client = &session.req_header().headers;
         origin::prepare(request, client, ctx.guard.as_deref(), ctx.epoch, id)?;
         ctx.repeatable = origin::is_repeatable(request);
+        ctx.keyed = request.headers.contains_key(IDEMPOTENCY_KEY);
         ctx.sends();
         Ok(())
     }
@@ -305,6 +307,10 @@ impl ProxyHttp for Proxy {
             return Err(
                 Error::explain(ErrorType::Custom("stale"), "the origin says 421").into_up(),
             );
+        }
+        if ctx.is_beyond(response.status) {
+            ctx.answer = Some(OUTCOME_UNKNOWN);
+            return Err(Error::explain(ErrorType::Custom("unknown"), "an earlier try").into_in());
         }
         Ok(())
     }

@@ -65,6 +65,33 @@ async fn what_may_have_reached_the_origin_is_not_repeated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_of_a_second_try_does_not_hide_the_first() {
+    for (method, key, status, expected) in [
+        ("PUT", "", "503", (503, "outcome_unknown")),
+        ("PUT", "", "507", (503, "outcome_unknown")),
+        ("DELETE", "", "404", (503, "outcome_unknown")),
+        ("PUT", "", "200", (200, "")),
+        (
+            "PUT",
+            "Idempotency-Key: k\r\n",
+            "503",
+            (503, "outcome_unknown"),
+        ),
+        ("PUT", "Idempotency-Key: k\r\n", "412", (412, "")),
+        ("GET", "", "503", (503, "")),
+    ] {
+        let stage = Stage::new(&[]).await;
+        let path = format!("/break-once?{status}");
+        let asked = request(method, &path, "here", key, "");
+        let response = stage.proxy.ask(&asked).await;
+        let json = response.json();
+        let found = (response.status, json["code"].as_str().unwrap_or_default());
+        assert_eq!(found, expected, "{method} {key} {status}");
+        assert_eq!(stage.origin.asked().len(), 2, "asked twice");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_frees_the_origin() {
     let stage = Stage::new(&[]).await;
     let mut connection = stage.proxy.client().await;

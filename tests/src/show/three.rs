@@ -1,12 +1,15 @@
 //! `make show-03`: the replicated log keeps its word. So far:
 //!
 //! 1. [`simulation`]: seeds of the deterministic simulation, counts of faults and acknowledgements.
-//! 2. [`appends`]: single-entry appends beside etcd's puts, in one run, in turn.
+//! 2. [`faults`]: half an hour of faults on real processes, in sets of a few minutes.
+//! 3. [`locality`]: a tenant of one region has no byte in another one's files.
+//! 4. [`appends`]: single-entry appends beside etcd's puts, in one run, in turn.
 //!
-//! `SHOW_SEEDS` makes it smaller for a first look; such a run proves nothing.
+//! `SHOW_SEEDS` and `SHOW_FAULT_MINUTES` make it smaller for a first look; such a run proves nothing.
 
 mod appends;
 mod etcd;
+mod faults;
 mod puts;
 
 use super::{Report, sized};
@@ -17,6 +20,8 @@ const SEEDS: usize = 10_000;
 /// Runs all of it.
 pub async fn run(report: &mut Report) {
     simulation(report).await;
+    faults::run(report).await;
+    locality(report).await;
     appends::run(report).await;
 }
 
@@ -31,4 +36,9 @@ async fn simulation(report: &mut Report) {
     let said = String::from_utf8_lossy(&run.stdout);
     let said: Vec<&str> = said.lines().collect();
     report.line("simulation", &said.join("; "), run.status.success());
+}
+
+async fn locality(report: &mut Report) {
+    let found = crate::locality::search().await;
+    report.line("a tenant of one region", &found.told(), found.holds());
 }

@@ -156,6 +156,7 @@ fn coordinator(cluster: &ClusterFile, own: &RegionEntry, key: &Path, preset: Pre
         failover: config::Failover::default(),
         replication: config::Replication::default(),
         groups: config::Groups::default(),
+        storage: config::Storage::default(),
     }
 }
 

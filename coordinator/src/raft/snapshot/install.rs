@@ -89,7 +89,7 @@ fn write_synced(state: &StateDb, batch: WriteBatch) -> io::Result<()> {
 mod tests {
     use rocksdb::Cache;
 
-    use super::super::super::config::DbMemory;
+    use super::super::super::config::DbOptions;
     use super::super::super::db::{StateCf, open_state};
     use super::super::super::state::reader;
     use super::super::super::types::{RaftStoredMembership, log_id};
@@ -102,7 +102,7 @@ mod tests {
 
     fn state(dir: &std::path::Path) -> StateDb {
         let cache = Cache::new_lru_cache(1 << 20);
-        StateDb::new(open_state(dir, &DbMemory::default(), &cache).unwrap())
+        StateDb::new(open_state(dir, &DbOptions::default(), &cache).unwrap())
     }
 
     fn put(state: &StateDb, group: GroupId, suffix: &[u8]) {

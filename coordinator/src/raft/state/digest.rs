@@ -98,7 +98,7 @@ fn compute(
 mod tests {
     use rocksdb::{Cache, DB, WriteBatch};
 
-    use super::super::super::db::{DbMemory, family, open_state};
+    use super::super::super::db::{DbOptions, family, open_state};
     use super::super::super::keys::group_key;
     use super::*;
 
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn what_nobody_waits_for_is_not_read_on() {
-        let (dir, memory) = (tempfile::tempdir().unwrap(), DbMemory::default());
+        let (dir, memory) = (tempfile::tempdir().unwrap(), DbOptions::default());
         let db = open_state(dir.path(), &memory, &Cache::new_lru_cache(1 << 20)).unwrap();
         filled(&db);
         let state = StateReader::new(db);

@@ -101,7 +101,7 @@ mod tests {
     use proptest::prelude::*;
     use rocksdb::Cache;
 
-    use super::super::super::config::DbMemory;
+    use super::super::super::config::DbOptions;
     use super::super::super::db::open_state;
     use super::*;
 
@@ -116,7 +116,7 @@ mod tests {
     fn reads_see_the_database_under_the_pending_writes() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::new_lru_cache(1 << 20);
-        let db = open_state(dir.path(), &DbMemory::default(), &cache).unwrap();
+        let db = open_state(dir.path(), &DbOptions::default(), &cache).unwrap();
         let families = [StateCf::Meta, StateCf::Data];
         let case = (
             any_writes(),

@@ -37,7 +37,7 @@ struct Store {
 impl Store {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (memory, cache) = (DbMemory::default(), Cache::new_lru_cache(1 << 20));
+        let (memory, cache) = (DbOptions::default(), Cache::new_lru_cache(1 << 20));
         let db = open_raft(dir.path(), &memory, &cache).unwrap();
         let state = open_state(dir.path(), &memory, &cache).unwrap();
         let flusher = Flusher::start(Arc::clone(&db), Arc::new(Counters::default())).unwrap();

@@ -129,7 +129,7 @@ async fn a_damaged_record_stops_its_group_only() {
     stop(node).await;
     {
         let cache = rocksdb::Cache::new_lru_cache(1 << 20);
-        let raft = super::super::db::open_raft(dir.path(), &DbMemory::default(), &cache).unwrap();
+        let raft = super::super::db::open_raft(dir.path(), &DbOptions::default(), &cache).unwrap();
         let key = log_key(bad, damaged);
         let mut value = raft.get_cf(family(&raft, CF_LOG), key).unwrap().unwrap();
         let middle = value.len() / 2;

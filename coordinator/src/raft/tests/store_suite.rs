@@ -8,7 +8,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use rocksdb::Cache;
 use tempfile::TempDir;
 
-use super::super::config::DbMemory;
+use super::super::config::DbOptions;
 use super::super::counters::Counters;
 use super::super::db::{open_raft, open_state};
 use super::super::disk::DiskGuard;
@@ -30,7 +30,7 @@ impl StoreBuilder<TypeConfig, GroupLog, GroupMachine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, GroupLog, GroupMachine), StorageError<TypeConfig>> {
         let group = GroupId::new(3);
         let dir = tempfile::tempdir().unwrap();
-        let (memory, cache) = (DbMemory::default(), Cache::new_lru_cache(1 << 20));
+        let (memory, cache) = (DbOptions::default(), Cache::new_lru_cache(1 << 20));
         let raft = open_raft(dir.path(), &memory, &cache).unwrap();
         let state = open_state(dir.path(), &memory, &cache).unwrap();
         let state = Arc::new(StateDb::new(state));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use maia_common::ErrorCode;
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
@@ -73,6 +73,8 @@ pub struct Ctx {
     pub(super) fate: Fate,
     /// Of the request as the origin got it last.
     pub(super) repeatable: bool,
+    /// It has an idempotency key.
+    pub(super) keyed: bool,
     /// What is answered in place of what an error would be.
     pub(super) answer: Option<Answer>,
 }
@@ -99,6 +101,7 @@ impl Ctx {
             breaks: 0,
             fate: Fate::Untouched,
             repeatable: false,
+            keyed: false,
             answer: None,
         }
     }
@@ -138,6 +141,15 @@ impl Ctx {
             Answer::Problem { .. } if self.is_unknown() => OUTCOME_UNKNOWN,
             answer => answer,
         }
+    }
+
+    /// Whether the origin's answer to this try, as an answer to the client, would say of an earlier one
+    /// what nobody knows: that one was sent, broke off, and may yet be carried out. What was decided on
+    /// a write with a key is decided for every try of it; without one a success alone is as good.
+    pub(super) fn is_beyond(&self, status: StatusCode) -> bool {
+        let is_decided = status.is_success()
+            || self.keyed && status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS;
+        self.class == Class::Write && self.fate == Fate::Unknown && !is_decided
     }
 
     /// Whether it is a write of which nobody here knows if it took effect.

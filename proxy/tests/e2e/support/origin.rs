@@ -1,6 +1,7 @@
 //! An origin that answers with what it was asked, as JSON. Some paths make it misbehave:
 //! `/slow` answers when released, `/never` never, `/break` closes, `/misrouted` says 421 until
-//! told otherwise, `/early` answers before it has read the body.
+//! told otherwise, `/early` answers before it has read the body, `/break-once?STATUS` closes at first
+//! and then answers so.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -42,6 +43,7 @@ pub struct State {
     pub release: Notify,
     pub accepts: AtomicBool,
     pub dead: Notify,
+    pub broke_off: AtomicBool,
 }
 
 pub struct FakeOrigin {
@@ -139,6 +141,13 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> Option<()> {
                 return None;
             }
             "/break" => return None,
+            // Carried out, for all one knows; whoever comes again is refused.
+            "/break-once" => {
+                if !state.broke_off.swap(true, Ordering::SeqCst) {
+                    return None;
+                }
+                status = asked.path.split_once('?').map_or("503", |(_, s)| s);
+            }
             "/misrouted" if !state.accepts.load(Ordering::SeqCst) => {
                 status = "421 Misdirected Request";
             }

@@ -1,0 +1,188 @@
+//! Carries faults out, and undoes them.
+
+use std::collections::BTreeMap;
+
+use super::plan::{Fault, Round, Target};
+use super::relay::Node;
+use super::stage::Stage;
+
+/// What a round has done to the nodes.
+#[derive(Debug, Default)]
+struct Struck {
+    killed: Vec<Node>,
+    stopped: Vec<Node>,
+    without_power: Vec<Node>,
+    full: Vec<Node>,
+}
+
+/// What was done, and what this machine does not let us do, by kind.
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub struck: BTreeMap<&'static str, usize>,
+    pub skipped: BTreeMap<&'static str, usize>,
+}
+
+/// Strikes a round's faults, waits, and heals all of it.
+pub async fn carry_out(stage: &Stage, round: &Round, counts: &mut Counts) {
+    let mut aimed = Vec::new();
+    // Before any of them: a stopped node would keep the question who leads waiting.
+    for fault in &round.faults {
+        aimed.push((*fault, aim(stage, fault).await));
+    }
+    let mut struck = Struck::default();
+    for (fault, node) in aimed {
+        let count = match struck.strike(stage, fault, node).await {
+            Strike::Done => &mut counts.struck,
+            Strike::Skipped => &mut counts.skipped,
+            Strike::Busy => continue,
+        };
+        *count.entry(fault.kind()).or_default() += 1;
+    }
+    tokio::time::sleep(round.lasting).await;
+    struck.heal(stage).await;
+}
+
+/// Whether a fault struck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Strike {
+    Done,
+    /// No right to, on this machine.
+    Skipped,
+    /// Another fault of the round has this node already.
+    Busy,
+}
+
+async fn aim(stage: &Stage, fault: &Fault) -> Node {
+    let target = match fault {
+        Fault::Kill(target)
+        | Fault::Away(target)
+        | Fault::PowerCut(target)
+        | Fault::DiskFull(target)
+        | Fault::Stop(target)
+        | Fault::Isolate(target)
+        | Fault::Mute(target)
+        | Fault::Deafen(target)
+        | Fault::Pair(target) => *target,
+        Fault::KillAll | Fault::PowerCutAll | Fault::Sever => Target::Node(0),
+    };
+    match target {
+        Target::Node(node) => node,
+        Target::Leader { tenant } => {
+            let group = &stage.tenants[tenant].group;
+            stage.cluster.leader_of(group).await
+        }
+    }
+}
+
+async fn signal(stage: &Stage, verb: &str, node: Node) {
+    let id = stage.cluster.region(node).coordinator_id.to_string();
+    stage.cluster.run(&["cluster", verb, "--node", &id]).await;
+}
+
+impl Struck {
+    async fn strike(&mut self, stage: &Stage, fault: Fault, node: Node) -> Strike {
+        let all = 0..stage.cluster.regions().len();
+        match fault {
+            Fault::Kill(_) | Fault::Away(_) | Fault::Stop(_) | Fault::PowerCut(_)
+                if self.is_down(node) =>
+            {
+                return Strike::Busy;
+            }
+            Fault::PowerCut(_) | Fault::PowerCutAll | Fault::DiskFull(_)
+                if stage.disks.is_empty() =>
+            {
+                return Strike::Skipped;
+            }
+            Fault::Kill(_) | Fault::Away(_) => self.kill(stage, node).await,
+            Fault::KillAll => {
+                for node in all {
+                    self.kill(stage, node).await;
+                }
+            }
+            Fault::Stop(_) => {
+                signal(stage, "stop", node).await;
+                self.stopped.push(node);
+            }
+            Fault::PowerCut(_) => self.cut_power(stage, &[node]).await,
+            Fault::PowerCutAll => self.cut_power(stage, &all.collect::<Vec<_>>()).await,
+            Fault::DiskFull(_) => {
+                stage.disks[node].fill();
+                self.full.push(node);
+            }
+            Fault::Isolate(_)
+            | Fault::Mute(_)
+            | Fault::Deafen(_)
+            | Fault::Pair(_)
+            | Fault::Sever => cut(stage, fault, node),
+        }
+        Strike::Done
+    }
+
+    fn is_down(&self, node: Node) -> bool {
+        self.killed.contains(&node) || self.stopped.contains(&node)
+    }
+
+    /// One that is stopped, too.
+    async fn kill(&mut self, stage: &Stage, node: Node) {
+        if self.killed.contains(&node) {
+            return;
+        }
+        let id = stage.cluster.region(node).coordinator_id.to_string();
+        // It may have ended by itself: its disk does nothing any more, or is full.
+        let _gone = stage
+            .cluster
+            .maiactl(&["cluster", "kill", "--node", &id])
+            .await;
+        self.stopped.retain(|stopped| *stopped != node);
+        self.killed.push(node);
+    }
+
+    /// First the disks, all at one moment as far as that goes; whatever the processes say afterwards
+    /// rests on nothing.
+    async fn cut_power(&mut self, stage: &Stage, nodes: &[Node]) {
+        for node in nodes {
+            stage.disks[*node].cut_power();
+        }
+        for node in nodes {
+            self.kill(stage, *node).await;
+        }
+        self.without_power.extend(nodes);
+    }
+
+    async fn heal(self, stage: &Stage) {
+        stage.network.heal();
+        for node in self.full {
+            stage.disks[node].make_room();
+        }
+        for node in self.stopped {
+            signal(stage, "cont", node).await;
+        }
+        for node in self.without_power {
+            stage.disks[node].power_again();
+        }
+        for node in self.killed {
+            let id = stage.cluster.region(node).coordinator_id.to_string();
+            let restart = ["cluster", "restart", "--no-wait", "--node", &id];
+            stage.cluster.run(&restart).await;
+        }
+    }
+}
+
+/// What does not go through the network from now on.
+fn cut(stage: &Stage, fault: Fault, node: Node) {
+    let network = &stage.network;
+    let nodes = stage.cluster.regions().len();
+    let others: Vec<Node> = match fault {
+        Fault::Sever => return network.sever(),
+        Fault::Pair(_) => vec![(node + 1) % nodes],
+        _ => (0..nodes).filter(|other| *other != node).collect(),
+    };
+    for other in others {
+        if !matches!(fault, Fault::Deafen(_)) {
+            network.hold(node, other);
+        }
+        if !matches!(fault, Fault::Mute(_)) {
+            network.hold(other, node);
+        }
+    }
+}
