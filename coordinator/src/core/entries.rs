@@ -37,7 +37,7 @@ struct Shown<'a> {
     origin_region: Option<&'a RegionName>,
     tenant_id: Option<&'a TenantId>,
     kind: &'static str,
-    operations: Vec<Operation<'a>>,
+    operations: Vec<Change<'a>>,
 }
 
 #[derive(Serialize)]
@@ -47,7 +47,7 @@ struct Reading {
 }
 
 #[derive(Serialize)]
-struct Operation<'a> {
+struct Change<'a> {
     operation: &'static str,
     resource_type: &'a str,
     resource_id: &'a str,
@@ -81,7 +81,7 @@ pub fn shown(
         RecordKind::Data | RecordKind::Import | RecordKind::Reconcile => "data",
     };
     let body;
-    let operations: Vec<Operation<'_>> = match (record.kind, trace) {
+    let operations: Vec<Change<'_>> = match (record.kind, trace) {
         (_, Some(trace)) => trace.resources.iter().map(changed).collect(),
         (RecordKind::Data, None) => {
             body = wire::DataOperations::decode(record.body.clone()).map_err(|_| Untold)?;
@@ -121,7 +121,7 @@ pub fn shown(
     ))
 }
 
-fn changed(resource: &wire::TracedResource) -> Operation<'_> {
+fn changed(resource: &wire::TracedResource) -> Change<'_> {
     let (kind, id) = (&resource.resource_type, &resource.resource_id);
     match &resource.now {
         None => deleted(kind, id),
@@ -130,7 +130,7 @@ fn changed(resource: &wire::TracedResource) -> Operation<'_> {
 }
 
 /// As the operation says; a patch does not say it.
-fn plain(operation: &wire::DataOperation, version: wire::Version) -> Result<Operation<'_>, Untold> {
+fn plain(operation: &wire::DataOperation, version: wire::Version) -> Result<Change<'_>, Untold> {
     let (kind, id) = (&operation.resource_type, &operation.resource_id);
     match &operation.what {
         Some(What::Put(data)) => {
@@ -142,8 +142,8 @@ fn plain(operation: &wire::DataOperation, version: wire::Version) -> Result<Oper
     }
 }
 
-fn deleted<'a>(resource_type: &'a str, resource_id: &'a str) -> Operation<'a> {
-    Operation {
+fn deleted<'a>(resource_type: &'a str, resource_id: &'a str) -> Change<'a> {
+    Change {
         operation: "delete",
         resource_type,
         resource_id,
@@ -160,9 +160,9 @@ fn put<'a>(
     content_type: &'a str,
     data: &[u8],
     version: Option<&wire::Version>,
-) -> Operation<'a> {
+) -> Change<'a> {
     let (data, data_base64) = content(content_type, data);
-    Operation {
+    Change {
         operation: "put",
         resource_type,
         resource_id,

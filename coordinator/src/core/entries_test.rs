@@ -140,7 +140,7 @@ fn the_end_of_a_tenant_is_a_control_entry() {
     let mut state = State::default();
     state.applied(1, &record(RecordKind::Data, vec![put("a", "1")]));
     let entry = state
-        .applied(2, &record(RecordKind::Purge, Vec::new()))
+        .applied(2, &record_of(RecordKind::Purge, Vec::new(), 2))
         .unwrap();
     assert_eq!(
         (&entry["kind"], &entry["operations"]),
