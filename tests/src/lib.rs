@@ -1,7 +1,8 @@
 //! What the end-to-end tests share: [`cluster`] starts the real binaries on loopback,
 //! [`extra`] a coordinator more, [`client`] speaks HTTP to them as any client would, [`wait`]
 //! replaces sleeping, [`load`] writes while something breaks, [`feed_load`] is a thousand proxies,
-//! [`metrics`] reads what the processes count, [`show`] is what issues must show.
+//! [`metrics`] reads what the processes count, [`witness`] kills each member of a group, [`show`] is what
+//! issues must show.
 //!
 //! Nothing here links the product's code but the wire's types: the tests know only what its users know.
 
@@ -14,6 +15,7 @@ pub mod load;
 pub mod metrics;
 pub mod show;
 pub mod wait;
+pub mod witness;
 
 pub use client::{Answer, Client};
 pub use cluster::{Cluster, Options};

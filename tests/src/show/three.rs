@@ -2,11 +2,13 @@
 //!
 //! 1. [`simulation`]: seeds of the deterministic simulation, counts of faults and acknowledgements.
 //! 2. [`appends`]: single-entry appends beside etcd's puts, in one run, in turn.
+//! 3. [`witness`]: two copies and a witness, each of the three killed in turn under load.
 //!
-//! `SHOW_SEEDS` makes it smaller for a first look; such a run proves nothing.
+//! `SHOW_SEEDS` and `SHOW_ROUNDS` make it smaller for a first look; such a run proves nothing.
 
 mod appends;
 mod etcd;
+mod witness;
 
 use super::{Report, sized};
 use crate::cluster::binary;
@@ -17,6 +19,7 @@ const SEEDS: usize = 10_000;
 pub async fn run(report: &mut Report) {
     simulation(report).await;
     appends::run(report).await;
+    witness::run(report).await;
 }
 
 /// Fresh seeds: the first one is of the clock.
