@@ -1,7 +1,7 @@
 //! What the end-to-end tests share: [`cluster`] starts the real binaries on loopback,
 //! [`extra`] a coordinator more, [`client`] speaks HTTP to them as any client would, [`wait`]
 //! replaces sleeping, [`events`] reads streams, [`load`] writes while something breaks, [`feed_load`] is a thousand proxies,
-//! [`metrics`] reads what the processes count, [`show`] is what issues must show. [`history`] and
+//! [`metrics`] reads what the processes count, [`witness`] kills each member of a group, [`show`] is what issues must show. [`history`] and
 //! [`faults`]: what clients were told while processes died and links were cut, and whether any order
 //! explains it; [`disk`]: one that runs full or loses power; [`locality`]: whose bytes are on which disk.
 //!
@@ -21,6 +21,7 @@ pub mod locality;
 pub mod metrics;
 pub mod show;
 pub mod wait;
+pub mod witness;
 
 pub use client::{Answer, Client};
 pub use cluster::{Cluster, Options};

@@ -2,40 +2,16 @@
 //! on or wait as the documentation says, and nothing of the tenant is on the witness's disk.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use maia_tests::cluster::SOON;
 use maia_tests::load::Writer;
-use maia_tests::{Cluster, Options, wait_until, wait_value};
+use maia_tests::witness::{WITNESS, is_listed, kill_each};
+use maia_tests::{Cluster, Options, wait_until};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 /// Part of every resource that is written.
 const MARK: &str = "payload-of-a-tenant-93kd";
-const WITNESS: usize = 2;
-
-/// What the group's leader says of its groups under this name.
-async fn led_with(cluster: &Cluster, name: &str, group: &Value) -> bool {
-    for i in 0..2 {
-        let asked = cluster.api(i, Method::GET, "/v1/replication/health");
-        let Ok(answer) = cluster.client.try_send(&asked).await else {
-            continue;
-        };
-        let health = answer.json();
-        let of = health[name].as_array().cloned().unwrap_or_default();
-        if of.contains(group) {
-            return true;
-        }
-    }
-    false
-}
-
-async fn writes_go_on(writer: &Writer, since: Instant) -> Duration {
-    let first = wait_value(SOON, "writes go on", || async {
-        writer.first_begun_after(since)
-    });
-    first.await.answered - since
-}
 
 fn stands_in(dir: &Path, needle: &[u8]) -> bool {
     let entries = std::fs::read_dir(dir).expect("a folder");
@@ -50,30 +26,6 @@ fn stands_in(dir: &Path, needle: &[u8]) -> bool {
     })
 }
 
-async fn kills(cluster: &Cluster, writer: &Writer, group: &Value) {
-    wait_value(SOON, "the load runs", || async {
-        (writer.acked().len() > 50).then_some(())
-    })
-    .await;
-    for killed in [WITNESS, 1, 0] {
-        cluster.kill_coordinator(killed).await;
-        let waited = writes_go_on(writer, Instant::now()).await;
-        println!("region {killed} killed: the next write was acknowledged after {waited:?}");
-        if killed != WITNESS {
-            let free = "the witness stands in";
-            wait_until(SOON, free, || led_with(cluster, "witness_free", group)).await;
-        }
-        cluster.restart_coordinator(killed).await;
-        let level = "both copies are there again";
-        wait_until(SOON, level, || async {
-            let is_led = cluster.leader_of(group).await != killed || killed == 0;
-            is_led && !led_with(cluster, "witness_free", group).await
-        })
-        .await;
-        writes_go_on(writer, Instant::now()).await;
-    }
-}
-
 #[tokio::test]
 async fn each_of_the_three_is_killed_in_turn() {
     let cluster = Cluster::start().await;
@@ -85,11 +37,11 @@ async fn each_of_the_three_is_killed_in_turn() {
     let shown = shown.expect("the group");
     assert_eq!(shown["witness"], cluster.region(WITNESS).coordinator_id);
     assert_eq!(shown["voters"], json!([1, 2, 3]));
-    assert!(!led_with(&cluster, "without_witness", group).await);
+    assert!(!is_listed(&cluster, "without_witness", group).await);
 
     let writer = Writer::new(&cluster, "t", &[0, 1], MARK);
     tokio::select! {
-        () = kills(&cluster, &writer, group) => {}
+        kills = kill_each(&cluster, &writer, group) => println!("{kills:?}"),
         () = writer.run() => {}
     }
     for i in [0, 1] {
@@ -118,7 +70,7 @@ async fn without_a_third_region_there_is_none_and_health_says_so() {
     let placed = cluster.place("t", 0, &[1]).await;
     let group = &placed["group"];
     let said = "the leader says so";
-    wait_until(SOON, said, || led_with(&cluster, "without_witness", group)).await;
+    wait_until(SOON, said, || is_listed(&cluster, "without_witness", group)).await;
     let election = cluster.api_get(0, "/admin/replication/election").await;
     let groups = election["groups"].as_array().cloned().unwrap_or_default();
     let shown = groups.iter().find(|g| g["group"] == *group);

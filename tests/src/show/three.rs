@@ -4,13 +4,15 @@
 //! 2. [`faults`]: half an hour of faults on real processes, in sets of a few minutes.
 //! 3. [`locality`]: a tenant of one region has no byte in another one's files.
 //! 4. [`appends`]: single-entry appends beside etcd's puts, in one run, in turn.
+//! 5. [`witness`]: two copies and a witness, each of the three killed in turn under load.
 //!
-//! `SHOW_SEEDS` and `SHOW_FAULT_MINUTES` make it smaller for a first look; such a run proves nothing.
+//! `SHOW_SEEDS`, `SHOW_FAULT_MINUTES` and `SHOW_ROUNDS` make it smaller for a first look; such a run proves nothing.
 
 mod appends;
 mod etcd;
 mod faults;
 mod puts;
+mod witness;
 
 use super::{Report, sized};
 use crate::cluster::binary;
@@ -23,6 +25,7 @@ pub async fn run(report: &mut Report) {
     faults::run(report).await;
     locality(report).await;
     appends::run(report).await;
+    witness::run(report).await;
 }
 
 /// Fresh seeds: the first one is of the clock.
