@@ -94,6 +94,10 @@ pub enum Farewell {
 }
 
 impl Farewell {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the shape that serde asks for"
+    )]
     fn is_awaited(&self) -> bool {
         *self == Farewell::Awaited
     }

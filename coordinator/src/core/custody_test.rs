@@ -106,7 +106,7 @@ fn a_group_is_held_by_whoever_has_something_of_it() {
     let state = cluster(&[]);
     assert_eq!(held_groups(&[some(0, 1)], &state), [G].into());
     let other = Custody::of(&[(GroupId::new(8), (1, 0))].into());
-    assert_eq!(held_groups(&[other.clone()], &state), BTreeSet::new());
+    assert_eq!(held_groups([&other], &state), BTreeSet::new());
     let more = Custody {
         more: true,
         ..other

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::super::NotWell;
 use super::super::api::Api;
@@ -116,7 +116,7 @@ async fn is_meant(api: &Api, node: Option<u64>) -> anyhow::Result<bool> {
         return Ok(true);
     };
     let page = api.get("/admin/replication/quarantine?limit=1").await?;
-    Ok(page["node"] == Value::from(node))
+    Ok(page["node"] == node)
 }
 
 fn describe(plan: &Plan) -> String {
@@ -130,7 +130,7 @@ fn describe(plan: &Plan) -> String {
         .checked_sub(MAX_PLAN_ROWS)
         .filter(|more| *more > 0)
     {
-        text.push_str(&format!("and {more} more rows\n"));
+        writeln!(text, "and {more} more rows").expect("a string takes all");
     }
     text
 }

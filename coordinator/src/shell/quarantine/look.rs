@@ -16,7 +16,7 @@ use crate::core::history::Standing;
 use crate::core::quarantine::{
     Acknowledged, Entry, EntryId, Home, Resolution, Step, Waiting, next_step, waits_for,
 };
-use crate::raft::Found;
+use crate::raft::{Found, Quarantine};
 use crate::shell::clock;
 
 /// How long one resolution may take; it is tried again.
@@ -112,7 +112,7 @@ impl QuarantineService {
             );
         }
         if look.purged
-            && let Err(error) = self.disk(|entries| entries.compact()).await
+            && let Err(error) = self.disk(Quarantine::compact).await
         {
             tracing::warn!(%error, "what was handed over is still in this node's files");
         }

@@ -10,6 +10,7 @@ use super::QuarantineService;
 use crate::core::custody::{self, Custody};
 use crate::core::keyspace;
 use crate::metastore::{self, MetastoreError};
+use crate::raft::Quarantine;
 use crate::shell::clock::unix_us;
 
 /// How long the metastore may take.
@@ -52,7 +53,7 @@ impl QuarantineService {
         left.remove(&GroupId::METASTORE);
         let entries = {
             let _none_comes = self.0.intake.lock().await;
-            self.disk(|entries| entries.count()).await
+            self.disk(Quarantine::count).await
         };
         if !left.is_empty() || entries.map_err(unreadable)? > 0 {
             return Ok(());
