@@ -45,7 +45,7 @@ fn duties(state: &ClusterState, node: &Node) -> usize {
 mod tests {
     use maia_common::ids::RegionName;
     use maia_common::placement::{GroupRecord, Mode};
-    use maia_common::topology::Region;
+    use maia_common::topology::{Farewell, Region};
 
     use super::super::create_group;
     use super::*;
@@ -66,6 +66,7 @@ mod tests {
                 disk_id: String::new(),
                 state: NodeState::Active,
                 witness: dedicated.contains(&id),
+                farewell: Farewell::default(),
             };
             state.nodes.insert(node.id, node);
             let region = Region {
