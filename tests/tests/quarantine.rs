@@ -184,7 +184,8 @@ async fn a_node_that_is_taken_out_hands_over_what_waits_for_the_operator() {
     wait_until(SOON, "it has said so", || async {
         let request = cluster.api(others[0], Method::DELETE, &plan);
         let plan = cluster.client.send(&request).await.json();
-        plan["quarantine"]["awaited"] == true && plan["quarantine"]["acknowledged"] == waiting.len()
+        plan["quarantine"]["waited_for"] == true
+            && plan["quarantine"]["acknowledged"] == waiting.len()
     })
     .await;
 

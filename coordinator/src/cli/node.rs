@@ -171,7 +171,7 @@ fn of_quarantine(plan: &Value) -> String {
     let count = |name: &str| plan[name].as_u64().unwrap_or_default();
     let (acknowledged, others) = (count("acknowledged"), count("others"));
     let stand = format!("{acknowledged} acknowledged and {others} other records");
-    match plan["awaited"].as_bool() {
+    match plan["waited_for"].as_bool() {
         Some(false) => format!(
             "\n  GONE with it, unless its disk comes back: writes that no other node got, and its \
              quarantine ({stand}, as it last said)"

@@ -207,7 +207,7 @@ pub struct Removal {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct QuarantinePlan {
     /// The node stays until it is empty; else what stands there goes with the node.
-    pub awaited: bool,
+    pub waited_for: bool,
     /// Records that clients were told, or may have been told, are safe, as the node last said.
     pub acknowledged: u64,
     /// Others.
@@ -295,7 +295,7 @@ fn plan_quarantine(
     }
     let (acknowledged, others) = custody.totals();
     Ok(QuarantinePlan {
-        awaited: answers && !is_given_up,
+        waited_for: answers && !is_given_up,
         acknowledged,
         others,
     })
@@ -377,7 +377,7 @@ pub fn begin_removal(
 ) -> Transaction {
     let removing = Node {
         state: NodeState::Removing,
-        farewell: if plan.quarantine.awaited {
+        farewell: if plan.quarantine.waited_for {
             Farewell::Awaited
         } else {
             Farewell::GivenUp
@@ -418,7 +418,7 @@ fn removing_event(node: &Node, plan: &Removal, now_unix_us: u64) -> Event {
         event.detail = format!("{}; groups {} are given up", event.detail, lost.join(", "));
     }
     let kept = &plan.quarantine;
-    if !kept.awaited {
+    if !kept.waited_for {
         event.detail = format!(
             "{}; without what only its disk has: writes that no other node got, and its quarantine, \
              where it last said {} acknowledged and {} other records stand",

@@ -249,7 +249,10 @@ fn a_quarantine_is_awaited_or_given_up_and_nothing_else() {
     };
     let alive = ask(&[1, 2, 3], &some, false).unwrap();
     let kept = &alive.quarantine;
-    assert_eq!((kept.awaited, kept.acknowledged, kept.others), (true, 2, 1));
+    assert_eq!(
+        (kept.waited_for, kept.acknowledged, kept.others),
+        (true, 2, 1)
+    );
     let dead = ask(&[1, 2], &some, false).unwrap_err();
     assert_eq!(dead.code(), ErrorCode::DataLossRefused);
     assert!(
@@ -262,7 +265,7 @@ fn a_quarantine_is_awaited_or_given_up_and_nothing_else() {
         (&[1, 2], with(3).1, false),
     ] {
         let plan = ask(answering, custody, given_up).unwrap();
-        assert!(!plan.quarantine.awaited);
+        assert!(!plan.quarantine.waited_for);
         let event = removing_event(&node(3), &plan, 1).detail;
         assert!(event.contains("without what only its disk has"), "{event}");
     }

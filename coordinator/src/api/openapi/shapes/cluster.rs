@@ -121,7 +121,7 @@ pub struct Removal {
 #[derive(ToSchema)]
 pub struct QuarantinePlan {
     /// The coordinator stays until it is empty; else what stands there goes with it.
-    awaited: bool,
+    waited_for: bool,
     /// Records that clients were told, or may have been told, are safe, as it last said.
     acknowledged: u64,
     /// Others.
