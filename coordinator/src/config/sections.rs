@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use maia_common::ids::{NodeId, RegionName};
+use maia_common::rpc::{Party, RpcSection};
 use serde::{Deserialize, Serialize};
 
 /// The whole configuration of one coordinator.
@@ -22,6 +23,9 @@ pub struct Config {
     pub node: NodeSection,
     /// Where it listens.
     pub listen: Listen,
+    /// How it speaks gRPC with nodes and proxies.
+    #[serde(default)]
+    pub rpc: RpcSection,
     /// The cluster as it is first made; without effect afterwards.
     pub bootstrap: Bootstrap,
     /// Who may call the API.
@@ -254,6 +258,12 @@ impl Default for Groups {
 }
 
 impl Config {
+    /// Whom this node's certificate must name.
+    #[must_use]
+    pub fn party(&self) -> Party {
+        Party::Node(self.node.id)
+    }
+
     /// The election numbers in force: the preset's, with the overrides.
     #[must_use]
     pub fn election(&self) -> Election {
@@ -276,6 +286,9 @@ impl Config {
             }
         };
         let election = self.election();
+        if let Err(fault) = self.rpc.files() {
+            demand(false, &fault.to_string());
+        }
         demand(self.node.id.get() > 0, "node.id: must be at least 1");
         demand(
             election.heartbeat >= Duration::from_millis(10),

@@ -31,6 +31,8 @@ pub const GROUPS: &str = "group/";
 pub const LEADERS: &str = "leader/";
 /// Prefix of all registered proxies.
 pub const PROXIES: &str = "proxy/";
+/// Prefix of nodes that were removed.
+pub const RETIRED_NODES: &str = "retirednode/";
 /// Prefix of all deletions that have not ended.
 pub const DELETIONS: &str = "deleting/";
 /// Prefix of all groups' reference counts.
@@ -69,7 +71,7 @@ pub fn refs(group: GroupId) -> String {
 /// What stays of a removed node.
 #[must_use]
 pub fn retired_node(node: NodeId) -> String {
-    format!("retirednode/{:020}", node.get())
+    format!("{RETIRED_NODES}{:020}", node.get())
 }
 
 /// A region.
