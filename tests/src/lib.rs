@@ -3,8 +3,11 @@
 //! replaces sleeping, [`load`] writes while something breaks, [`feed_load`] is a thousand proxies,
 //! [`metrics`] reads what the processes count, [`show`] is what issues must show.
 //!
-//! Nothing here links the product's code but the wire's types: the tests know only what its users know.
+//! [`certificates`] has `maiactl` make certificates.
+//!
+//! Nothing here links the product's code but the wire's types and how to speak on it: the tests know only what its users know.
 
+pub mod certificates;
 pub mod client;
 pub mod cluster;
 pub mod curl;

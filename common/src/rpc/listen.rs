@@ -32,7 +32,7 @@ const READY: usize = 64;
 
 impl Rpc {
     /// Accepts connections on `serving` until `tasks` stop; shakes hands on the runtime that this is
-    /// called on. The listener must belong to `serving`.
+    /// called on.
     pub fn incoming(&self, listener: TcpListener, serving: &Handle, tasks: &Tasks) -> Incoming {
         let (ready, incoming) = mpsc::channel(READY);
         let accepting = Accepting {

@@ -12,11 +12,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, version};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use super::config::RpcFault;
 use super::identity::Identity;
+use super::inspect::describe;
 use super::verify::OfCluster;
 use crate::limits;
 
@@ -123,14 +123,15 @@ impl TlsFiles {
         let mut roots = RootCertStore::empty();
         let mut ca_expires_unix_s = i64::MAX;
         for ca in cas {
-            let expires = expiry(&ca).map_err(|e| self.ca_fault(e))?;
-            ca_expires_unix_s = ca_expires_unix_s.min(expires);
+            let described = describe(&ca).map_err(|e| self.ca_fault(e))?;
+            ca_expires_unix_s = ca_expires_unix_s.min(described.not_after_unix_s);
             roots.add(ca).map_err(|e| self.ca_fault(e))?;
         }
         let roots = Arc::new(roots);
         let chain = certificates(&own).map_err(|e| self.certificate_fault(e))?;
         let identity = identity_of(&chain[0]).map_err(|e| self.certificate_fault(e))?;
-        let expires_unix_s = expiry(&chain[0]).map_err(|e| self.certificate_fault(e))?;
+        let described = describe(&chain[0]).map_err(|e| self.certificate_fault(e))?;
+        let expires_unix_s = described.not_after_unix_s;
         let algorithms = provider.signature_verification_algorithms;
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider));
@@ -168,7 +169,7 @@ fn read(path: &Path) -> Result<Vec<u8>, std::io::Error> {
 }
 
 /// At least one.
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {
         Ok(found) if found.is_empty() => Err("holds no certificate in PEM".to_owned()),
@@ -177,30 +178,18 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-fn parsed<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {
+pub(super) fn parsed<'a>(
+    certificate: &'a CertificateDer<'_>,
+) -> Result<X509Certificate<'a>, String> {
     let parsed = X509Certificate::from_der(certificate);
     let (_, parsed) = parsed.map_err(|error| format!("not a certificate: {error}"))?;
     Ok(parsed)
 }
 
-fn expiry(certificate: &CertificateDer<'_>) -> Result<i64, String> {
-    Ok(parsed(certificate)?.validity().not_after.timestamp())
-}
-
 /// Whom a certificate names. That it is of the cluster's CA is for others to check.
 pub(super) fn identity_of(certificate: &CertificateDer<'_>) -> Result<Identity, String> {
-    let parsed = parsed(certificate)?;
-    let names = parsed.subject_alternative_name();
-    let names = names.map_err(|error| format!("its names can't be read: {error}"))?;
-    let names = names.map(|extension| extension.value.general_names.as_slice());
-    let uris = names
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|name| match name {
-            GeneralName::URI(uri) => Some(*uri),
-            _ => None,
-        });
-    Identity::from_uris(uris).map_err(|fault| fault.to_string())
+    let uris = describe(certificate)?.uris;
+    Identity::from_uris(uris.iter().map(String::as_str)).map_err(|fault| fault.to_string())
 }
 
 /// Now, or the last second of a certificate that has expired.

@@ -278,3 +278,12 @@ fn counter_vec(
     registry.register(Box::new(vec.clone()))?;
     Ok(vec)
 }
+
+/// For tests: a process without certificates.
+#[cfg(test)]
+pub(super) fn plaintext() -> Rpc {
+    use maia_common::cluster_key::ClusterKey;
+    Rpc::plaintext(&ClusterKey::from_secret(
+        "a secret of tests, and of nothing else",
+    ))
+}
