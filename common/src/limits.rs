@@ -178,3 +178,6 @@ pub const CERTIFICATE_WARNING: Duration = Duration::from_secs(14 * 24 * 3600);
 /// TLS handshakes under way at once at one listener: who only connects and says nothing holds a place
 /// for seconds. Further connections wait for their turn.
 pub const MAX_TLS_HANDSHAKES: usize = 1024;
+/// How long either side waits for the other's part of a TLS handshake: some round trips, and a busy
+/// machine.
+pub const TLS_HANDSHAKE: Duration = Duration::from_secs(5);

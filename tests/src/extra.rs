@@ -54,7 +54,7 @@ impl Extra {
         std::fs::create_dir_all(&extra.dir).expect("a folder");
         let party = Party::Node(NodeId::new(id));
         if cluster.ca().exists() {
-            let _files = issue(&cluster.ca(), &[party], &extra.dir, 1);
+            let _files = issue(&cluster.ca(), &[party], &extra.dir, 365);
         }
         let model = cluster.region(region).dir.join("coordinator.toml");
         let model = std::fs::read_to_string(model).expect("the region's configuration");

@@ -13,12 +13,12 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::Uri;
 
-use super::credentials::HANDSHAKE;
 use super::identity::Identity;
 use super::material::identity_of;
 use super::stream::Stream;
 use super::{Credentials, Rpc, Way, refusals};
 use crate::ids::NodeId;
+use crate::limits::TLS_HANDSHAKE;
 
 /// Who is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub enum ConnectError {
     #[error("TLS: {0}")]
     Tls(#[source] io::Error),
     /// It took too long.
-    #[error("TLS: no answer within {HANDSHAKE:?}")]
+    #[error("TLS: no answer within {TLS_HANDSHAKE:?}")]
     Silent,
     /// A process of the cluster, but another one.
     #[error("wanted {wanted}, and there is {found}")]
@@ -68,7 +68,7 @@ impl Connector {
         let Way::Tls(credentials) = &*self.rpc.0 else {
             return Ok(Stream::Plain(tcp));
         };
-        let handshake = tokio::time::timeout(HANDSHAKE, secure(credentials, self.target, tcp));
+        let handshake = tokio::time::timeout(TLS_HANDSHAKE, secure(credentials, self.target, tcp));
         let made = handshake.await.map_err(|_| ConnectError::Silent).flatten();
         if let Err(error) = &made
             && refusals::may_be_told()

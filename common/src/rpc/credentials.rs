@@ -1,10 +1,10 @@
 //! What proves who this process is, kept up to date with its files: whoever puts newer ones in their
 //! place has them used for every connection made from then on, a little later. What is connected stays.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, Guard};
-use std::sync::Arc;
 
 use super::identity::Party;
 use super::material::{Material, TlsFault, TlsFiles};
@@ -165,9 +165,6 @@ fn read(files: &TlsFiles, me: &Party) -> Result<Material, TlsFault> {
     }
     Ok(material)
 }
-
-/// How long a client or server waits for the other side's part of the handshake.
-pub(super) const HANDSHAKE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

@@ -14,11 +14,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::caller::Caller;
-use super::credentials::HANDSHAKE;
 use super::material::identity_of;
 use super::stream::{Connection, Stream};
 use super::{Credentials, Rpc, Way, refusals};
-use crate::limits;
+use crate::limits::{MAX_TLS_HANDSHAKES, TLS_HANDSHAKE};
 use crate::runtime::Tasks;
 
 /// Accepted connections, for `serve_with_incoming`.
@@ -38,7 +37,7 @@ impl Rpc {
         let accepting = Accepting {
             rpc: self.clone(),
             ready,
-            shaking: Arc::new(Semaphore::new(limits::MAX_TLS_HANDSHAKES)),
+            shaking: Arc::new(Semaphore::new(MAX_TLS_HANDSHAKES)),
             aside: Handle::current(),
             tasks: tasks.clone(),
         };
@@ -61,7 +60,11 @@ impl Accepting {
         loop {
             // Before a connection is taken: what waits is the system's, and bounded by it.
             let turn = Arc::clone(&self.shaking).acquire_owned().await;
-            let (tcp, peer) = match listener.accept().await {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.ready.closed() => return,
+            };
+            let (tcp, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "an rpc connection can't be accepted");
@@ -89,10 +92,10 @@ async fn establish(rpc: &Rpc, tcp: TcpStream, peer: SocketAddr) -> Option<Connec
     let Way::Tls(credentials) = &*rpc.0 else {
         return Some(Connection::plain(tcp));
     };
-    let reason = match tokio::time::timeout(HANDSHAKE, secure(credentials, tcp)).await {
+    let reason = match tokio::time::timeout(TLS_HANDSHAKE, secure(credentials, tcp)).await {
         Ok(Ok(connection)) => return Some(connection),
         Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no handshake within {HANDSHAKE:?}"),
+        Err(_) => format!("no handshake within {TLS_HANDSHAKE:?}"),
     };
     if refusals::may_be_told() {
         tracing::warn!(%peer, reason, "an rpc connection is refused");
