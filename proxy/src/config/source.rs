@@ -265,7 +265,7 @@ hold_budget = "2s"
                 "--set rpc.ca_file=/nowhere: rpc.ca_file: no files with",
             ),
             (&silent, &[], &[], "rpc.ca_file: is missing"),
-            (&absent, &[], &[], "FILE:10: rpc.ca_file: /nowhere: "),
+            (&absent, &[], &[], "FILE:11: rpc.ca_file: /nowhere: "),
         ];
         for (text, env, set, expected) in cases {
             let error = load(text, env, set).unwrap_err();
