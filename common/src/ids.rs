@@ -105,6 +105,14 @@ name!(
         && b.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'-')
 );
 name!(
+    /// The name of a cluster: in every certificate of its processes, and nowhere else.
+    ClusterName, "cluster", limits::MAX_CLUSTER_NAME_BYTES,
+    "1 to 63 of a-z, 0-9 and -, the first a letter, the last no -",
+    |b| b[0].is_ascii_lowercase()
+        && b[b.len() - 1] != b'-'
+        && b.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'-')
+);
+name!(
     /// The owner of requests and resources.
     TenantId, "tenant", limits::MAX_TENANT_ID_BYTES,
     "1 to 128 of A-Z, a-z, 0-9 and - _ . : @ ~, the first a letter or digit",

@@ -15,12 +15,15 @@ pub mod logging;
 pub mod metrics;
 pub mod placement;
 pub mod position;
+pub mod rpc;
 pub mod runtime;
+pub mod toml_lines;
 pub mod topology;
 pub mod wire;
 
 pub use error_code::{ErrorCode, Problem};
 pub use ids::{
-    GroupId, IdempotencyKey, NodeId, ProxyId, RegionName, ResourceId, ResourceType, TenantId,
+    ClusterName, GroupId, IdempotencyKey, NodeId, ProxyId, RegionName, ResourceId, ResourceType,
+    TenantId,
 };
 pub use position::{Generation, GroupPosition, Index, Position, Revision, Term, Version};

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 /// A host label may have 63 bytes; 32 keep metric labels and log lines readable.
 pub const MAX_REGION_NAME_BYTES: usize = 32;
+/// A host label: the authority of the URIs in certificates.
+pub const MAX_CLUSTER_NAME_BYTES: usize = 63;
 /// Tenant ids come with every request and are kept a million times.
 pub const MAX_TENANT_ID_BYTES: usize = 128;
 /// Part of every data key.
@@ -213,3 +215,17 @@ pub const MIN_RETENTION_BYTES: u64 = 1_000_000;
 pub const MIN_RETENTION_AGE: Duration = Duration::from_secs(60);
 /// Operations of one append: they are checked and applied as one.
 pub const MAX_APPEND_OPERATIONS: usize = 1000;
+/// Proxies that one certificate may name: those of one machine.
+pub const MAX_CERTIFICATE_PROXIES: usize = 64;
+/// A file with certificates or a key: two CAs and a chain have some KB.
+pub const MAX_TLS_FILE_BYTES: u64 = 256 << 10;
+/// How often the files with certificates are looked at: three small files.
+pub const TLS_FILES_POLL: Duration = Duration::from_secs(2);
+/// How long ahead it is told that a certificate expires: time to make another in working hours.
+pub const CERTIFICATE_WARNING: Duration = Duration::from_secs(14 * 24 * 3600);
+/// TLS handshakes under way at once at one listener: who only connects and says nothing holds a place
+/// for seconds. Further connections wait for their turn.
+pub const MAX_TLS_HANDSHAKES: usize = 1024;
+/// How long either side waits for the other's part of a TLS handshake: some round trips, and a busy
+/// machine.
+pub const TLS_HANDSHAKE: Duration = Duration::from_secs(5);

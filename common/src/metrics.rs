@@ -85,6 +85,8 @@ metrics! {
         "Connections closed unanswered because there were too many.";
     PROXY_ACCESS_LOG_DROPPED = "maia_proxy_access_log_dropped_total",
         "Access log lines dropped because the reader of the log was too slow.";
+    TLS_CERTIFICATE_EXPIRES_SECONDS = "maia_tls_certificate_expires_seconds",
+        "Until a certificate for gRPC expires, by whose it is: own, or ca for the first of the CAs'; negative: it has.";
     INVARIANT_VIOLATIONS = "maia_invariant_violations_total",
         "Violations of a named invariant; any increase is an emergency.";
 }

@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use maia_common::ids::{NodeId, RegionName};
 use maia_common::limits;
+use maia_common::rpc::Rpc;
 use maia_common::runtime::Gate;
 
 use crate::config::Auth;
@@ -77,6 +78,8 @@ pub struct Parts {
     pub hub: Arc<Hub>,
     /// Registered proxies.
     pub proxies: Proxies,
+    /// For when its certificates expire.
+    pub rpc: Rpc,
     /// For rates and lags.
     pub vitals: Arc<ArcSwap<Vitals>>,
     /// A member that did not answer for longer is taken for unreachable.

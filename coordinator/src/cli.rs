@@ -9,6 +9,7 @@
 
 mod api;
 mod args;
+mod cert;
 mod cluster;
 mod config;
 mod demo;
@@ -59,6 +60,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     match args.verb {
         Verb::Cluster { verb } => cluster::run(&args.global, verb).await,
         Verb::Demo(demo) => demo::run(&args.global, &demo).await,
+        Verb::Cert { verb } => cert::run(&args.global, verb),
         Verb::Config { verb } => config::run(&args.global, &verb),
         Verb::Completions { shell } => {
             let mut command = Args::command();

@@ -27,6 +27,8 @@ region = "us-west-1"
 [listen]
 api = "127.0.0.1:7001"
 rpc = "127.0.0.1:7002"
+[rpc]
+plaintext = true
 [[bootstrap.regions]]
 name = "us-west-1"
 public_url = "http://127.0.0.1:7000"
@@ -59,7 +61,31 @@ scopes = ["read", "data", "admin"]
         );
         let bad = GOOD.replace("id = 1\nregion", "id = 0\nregion");
         let error = parse(&bad, "c.toml").unwrap_err().to_string();
-        assert!(error.contains("node.id"), "{error}");
+        assert!(error.starts_with("c.toml:6: node.id"), "{error}");
+        let bad = GOOD.replace("http://127.0.0.1:7000", "ftp://127.0.0.1:7000");
+        let error = parse(&bad, "c.toml").unwrap_err().to_string();
+        assert!(
+            error.starts_with("c.toml:15: bootstrap.regions.public_url"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn nothing_is_in_the_clear_unless_it_says_so() {
+        let silent = GOOD.replace("plaintext = true\n", "");
+        let error = parse(&silent, "c.toml").unwrap_err().to_string();
+        assert!(error.contains("rpc.ca_file: is missing"), "{error}");
+    }
+
+    #[test]
+    fn a_file_for_tls_that_is_missing_is_named_with_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        let files = "ca_file = \"/nowhere/ca.pem\"\ncertificate_file = \"c\"\nkey_file = \"k\"";
+        std::fs::write(&path, GOOD.replace("plaintext = true", files)).unwrap();
+        let error = load(&path, std::iter::empty()).unwrap_err().to_string();
+        let place = format!("{}:12: rpc.ca_file: /nowhere/ca.pem: ", path.display());
+        assert!(error.starts_with(&place), "{error}");
     }
 
     #[test]

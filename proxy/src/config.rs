@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use maia_common::placement::WriteRouting;
+use maia_common::rpc::{Party, RpcSection};
 use maia_common::{ProxyId, RegionName, duration};
 use serde::Deserialize;
 
@@ -40,6 +41,9 @@ pub struct Config {
     pub listen: Listen,
     /// Whom it follows.
     pub feed: Feed,
+    /// How it speaks gRPC with them.
+    #[serde(default)]
+    pub rpc: RpcSection,
     /// Whom it serves from.
     pub origin: Origin,
     /// How it treats requests.
@@ -210,6 +214,10 @@ pub const KEYS: &[&str] = &[
     "dir",
     "threads",
     "cluster_key_file",
+    "rpc.plaintext",
+    "rpc.ca_file",
+    "rpc.certificate_file",
+    "rpc.key_file",
     "listen.public",
     "listen.admin",
     "listen.max_connections",
@@ -253,6 +261,12 @@ impl Config {
         let config = source.parse()?;
         check::check(&config).map_err(|(key, message)| source.fault(key, message))?;
         Ok(config)
+    }
+
+    /// Whom this proxy's certificate must name.
+    #[must_use]
+    pub fn party(&self) -> Party {
+        Party::Proxy(self.id.clone())
     }
 
     /// The origin's address, as [`Config::load`] has checked it.

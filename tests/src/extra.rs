@@ -6,9 +6,12 @@ use std::fs::OpenOptions;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use maia_common::ids::NodeId;
+use maia_common::rpc::Party;
 use reqwest::Method;
 use serde_json::Value;
 
+use crate::certificates::issue;
 use crate::client::Request;
 use crate::cluster::{Cluster, SOON, binary};
 use crate::wait::wait_value;
@@ -49,6 +52,10 @@ impl Extra {
             running: None,
         };
         std::fs::create_dir_all(&extra.dir).expect("a folder");
+        let party = Party::Node(NodeId::new(id));
+        if cluster.ca().exists() {
+            let _files = issue(&cluster.ca(), &[party], &extra.dir, 365);
+        }
         let model = cluster.region(region).dir.join("coordinator.toml");
         let model = std::fs::read_to_string(model).expect("the region's configuration");
         let text = extra.configuration(&model);
@@ -109,6 +116,11 @@ impl Extra {
                 ("[listen]", "api") => {
                     let address = self.api_url.trim_start_matches("http://");
                     format!("api = {address:?}")
+                }
+                ("[rpc]", "certificate_file" | "key_file") => {
+                    let ending = if key == "key_file" { "key" } else { "pem" };
+                    let path = self.dir.join(format!("node-{}.{ending}", self.id));
+                    format!("{key} = {:?}", path.display().to_string())
                 }
                 ("[listen]", "rpc") => format!("rpc = {:?}", self.rpc_addr),
                 _ => line.to_owned(),

@@ -11,15 +11,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use maia_common::cluster_key::{ClusterInterceptor, ClusterKey};
+use maia_common::ids::{NodeId, ProxyId};
 use maia_common::limits;
+use maia_common::rpc::{Party, RpcChannel, Target};
 use maia_common::wire::feed::feed_client::FeedClient;
 use reqwest::Method;
 use serde::Serialize;
 use serde_json::json;
 use tokio::task::JoinSet;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use crate::cluster::Cluster;
 use crate::metrics::Metrics;
@@ -27,7 +27,7 @@ use crate::wait::{wait_until, wait_value};
 use client::{Crowd, Sample};
 
 /// A client of the feed.
-pub type Client = FeedClient<InterceptedService<Channel, ClusterInterceptor>>;
+pub type Client = FeedClient<RpcChannel>;
 
 /// What is simulated.
 #[derive(Debug, Clone)]
@@ -105,9 +105,15 @@ fn unix_us() -> u64 {
 /// When the cluster does not do its part at all.
 pub async fn run(cluster: &Cluster, plan: &Plan) -> Report {
     place_all(cluster, plan.tenants).await;
+    // Who shares a connection shares a certificate, and that names so many at most.
+    let fewest = plan.clients.div_ceil(limits::MAX_CERTIFICATE_PROXIES);
+    let count = plan.connections.max(fewest);
     let mut connections = Vec::new();
-    for n in 0..plan.connections {
-        connections.push(connect(cluster, n % cluster.regions().len()).await);
+    for n in 0..count {
+        let sharing: Vec<String> = (n..plan.clients).step_by(count).map(simulated).collect();
+        if !sharing.is_empty() {
+            connections.push(connect(cluster, n % cluster.regions().len(), &sharing).await);
+        }
     }
     let began = Instant::now();
     let crowd = Crowd::start(&connections, plan.clients);
@@ -153,18 +159,24 @@ pub async fn run(cluster: &Cluster, plan: &Plan) -> Report {
     report
 }
 
-/// A connection to a coordinator's feed, with the proof that this cluster's processes carry.
+/// The id of a simulated proxy.
+fn simulated(n: usize) -> String {
+    format!("simulated-{n}")
+}
+
+/// A connection to a coordinator's feed, for these proxies.
 ///
 /// # Panics
 /// When the coordinator does not listen.
-pub async fn connect(cluster: &Cluster, at: usize) -> Client {
-    let key = std::fs::read_to_string(cluster.dir().join("cluster.key")).expect("the key");
-    let proof = ClusterKey::from_secret(&key).interceptor();
+pub async fn connect(cluster: &Cluster, at: usize, proxies: &[String]) -> Client {
+    let party = |id: &String| Party::Proxy(ProxyId::new(id.as_str()).expect("a legal id"));
+    let rpc = cluster.rpc(&proxies.iter().map(party).collect::<Vec<_>>());
+    let node = Target::Node(NodeId::new(cluster.region(at).coordinator_id));
     let address = format!("http://{}", cluster.region(at).rpc_addr);
     let endpoint = Endpoint::from_shared(address).expect("an address");
-    let channel = endpoint.tcp_nodelay(true).connect().await;
+    let channel = rpc.connect(&endpoint, node).await;
     let channel = channel.expect("a coordinator is there");
-    FeedClient::with_interceptor(channel, proof).max_decoding_message_size(limits::MAX_RPC_BYTES)
+    FeedClient::new(channel).max_decoding_message_size(limits::MAX_RPC_BYTES)
 }
 
 fn tenant(n: usize) -> String {

@@ -5,8 +5,11 @@
 //! [`faults`]: what clients were told while processes died and links were cut, and whether any order
 //! explains it; [`disk`]: one that runs full or loses power; [`locality`]: whose bytes are on which disk.
 //!
-//! Nothing here links the product's code but the wire's types: the tests know only what its users know.
+//! [`certificates`] has `maiactl` make certificates.
+//!
+//! Nothing here links the product's code but the wire's types and how to speak on it: the tests know only what its users know.
 
+pub mod certificates;
 pub mod client;
 pub mod cluster;
 pub mod curl;

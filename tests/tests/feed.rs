@@ -144,7 +144,7 @@ async fn told_of(
 async fn a_switch_between_coordinators_never_goes_back() {
     let cluster = Cluster::start().await;
     cluster.place("acme", 0, &[1, 2]).await;
-    let mut first = connect(&cluster, 0).await;
+    let mut first = connect(&cluster, 0, &["tested".to_owned()]).await;
     let (ups, mut stream) = follow(&mut first, 0).await.expect("it is served");
     let (version, at, snapshot) = told_of(&mut stream, "acme", 0).await;
     assert!(snapshot);
@@ -160,7 +160,7 @@ async fn a_switch_between_coordinators_never_goes_back() {
         answer.is_success().then_some(())
     })
     .await;
-    let mut second = connect(&cluster, 2).await;
+    let mut second = connect(&cluster, 2, &["tested".to_owned()]).await;
     let (ups, mut stream) = follow(&mut second, at).await.expect("it is served");
     let (newer, at, snapshot) = told_of(&mut stream, "acme", at).await;
     assert!(newer > version && !snapshot, "only what was missed");
@@ -174,7 +174,7 @@ async fn a_switch_between_coordinators_never_goes_back() {
 #[tokio::test]
 async fn a_lookup_answers_one_tenant_and_places_it_when_told_to() {
     let cluster = Cluster::start().await;
-    let mut client = connect(&cluster, 1).await;
+    let mut client = connect(&cluster, 1, &["tested".to_owned()]).await;
     let mut request = wire::LookupRequest {
         proxy: "tested".into(),
         tenant: "newcomer".into(),
@@ -196,7 +196,7 @@ async fn a_lookup_answers_one_tenant_and_places_it_when_told_to() {
     let shown = cluster.api_get(0, "/v1/placements/newcomer").await;
     assert_eq!(shown["home_region"], json!(cluster.region(2).name));
     request.at_least_revision = placed.revision;
-    let mut elsewhere = connect(&cluster, 0).await;
+    let mut elsewhere = connect(&cluster, 0, &["tested".to_owned()]).await;
     let again = elsewhere.lookup(request.clone()).await.expect("an answer");
     assert_eq!(again.into_inner().tenant, Some(tenant));
     request.at_least_revision = placed.revision + 10_000;

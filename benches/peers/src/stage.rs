@@ -282,7 +282,7 @@ impl Place<'_> {
              cluster_key_file = \"{key}\"\n\
              [listen]\npublic = \"{listen}\"\nadmin = \"127.0.0.1:0\"\n\
              [feed]\ncoordinators = [\"{feed}\"]\n\
-             [origin]\nurl = \"http://{origin}\"\n",
+             [origin]\nurl = \"http://{origin}\"\n[rpc]\nplaintext = true\n",
             dir = self.dir.display(),
             key = self.top.join("key").display(),
             listen = self.listen,

@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use maia_common::ids::{GroupId, NodeId};
+use maia_common::rpc::Expiry;
 use serde_json::{Value, json};
 
 use super::Api;
@@ -221,7 +222,11 @@ pub async fn health(State(api): State<Api>) -> Response {
     let seen = seen(&api);
     let followers = followers(&seen, &state, &api);
     let leaderless = leaderless(&seen, api.parts.replica_silence);
-    let Diagnosis { reasons, unhealthy } = diagnose(&seen, &leaderless, &followers);
+    let Diagnosis {
+        mut reasons,
+        unhealthy,
+    } = diagnose(&seen, &leaderless, &followers);
+    reasons.extend(api.parts.rpc.expiry().iter().flat_map(Expiry::warnings));
     let unreachable: Vec<&Value> = followers
         .iter()
         .filter(|f| f["state"] == "unreachable")

@@ -106,6 +106,16 @@ fn quarantine(text: &mut Text, api: &Api) {
     }
 }
 
+fn certificates(text: &mut Text, api: &Api) {
+    let Some(expiry) = api.parts.rpc.expiry() else {
+        return;
+    };
+    let metric = names::TLS_CERTIFICATE_EXPIRES_SECONDS;
+    text.head(metric, "gauge");
+    text.sample(metric.name, "whose=\"own\"", expiry.certificate_s);
+    text.sample(metric.name, "whose=\"ca\"", expiry.ca_s);
+}
+
 fn violations(text: &mut Text, api: &Api) {
     text.head(names::INVARIANT_VIOLATIONS, "counter");
     for (invariant, count) in api.parts.cluster.violations().counts() {
@@ -204,6 +214,7 @@ pub async fn metrics(State(api): State<Api>) -> Response {
     groups(&mut text, &api);
     quarantine(&mut text, &api);
     violations(&mut text, &api);
+    certificates(&mut text, &api);
     feed(&mut text, &api.parts.hub);
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],

@@ -10,6 +10,7 @@ use maia_common::ids::{ProxyId, RegionName, TenantId};
 use maia_common::placement::{ConflictStrategy, Mode, ShortagePolicy, SyncMode, WriteRouting};
 use maia_common::topology::RegionState;
 
+use super::cert::CertVerb;
 use crate::config::Preset;
 
 pub use quarantine::{QuarantineAction, QuarantineVerb, Resolve};
@@ -105,6 +106,11 @@ pub enum Verb {
         /// Goes on as events happen, until interrupted.
         #[arg(long)]
         follow: bool,
+    },
+    /// The CA of a cluster, and certificates of its nodes and proxies.
+    Cert {
+        #[command(subcommand)]
+        verb: CertVerb,
     },
     /// Configuration files.
     Config {
@@ -280,6 +286,9 @@ pub struct Up {
     /// Timeouts: lan, metro or wan. [default: lan]
     #[arg(long, value_parser = preset)]
     pub preset: Option<Preset>,
+    /// No TLS between the processes; decided when the cluster is made.
+    #[arg(long)]
+    pub plaintext: bool,
     /// Serves this origin in place of the built-in one.
     #[arg(long, value_name = "URL")]
     pub origin: Option<String>,

@@ -6,7 +6,7 @@
 //! a process is signalled only after its command line proved that it is the recorded one.
 //!
 //! ```text
-//! D/cluster.json  D/cluster.key
+//! D/cluster.json  D/cluster.key  D/tls/{ca.pem, ca.key, node-….pem, …}
 //! D/<region>/coordinator/{coordinator.toml, coordinator.log, data/}
 //! D/<region>/proxy/{proxy.toml, proxy.log}
 //! ```
@@ -64,6 +64,10 @@ pub fn remove_files(dir: &Path) -> anyhow::Result<()> {
     let cluster = ClusterFile::read(dir)?;
     for region in &cluster.regions {
         std::fs::remove_dir_all(dir.join(region.name.as_str()))?;
+    }
+    let tls = super::cert::tls_folder(dir);
+    if tls.exists() {
+        std::fs::remove_dir_all(tls)?;
     }
     for name in ["cluster.json", "cluster.key", ".lock"] {
         std::fs::remove_file(dir.join(name))?;

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use maia_common::toml_lines;
+
 use super::sections::Config;
 
 /// Why a configuration is refused; `main` exits with 64.
@@ -25,12 +27,10 @@ pub enum ConfigError {
         /// What is wrong there.
         message: String,
     },
-    /// Values that don't go together, a line each.
-    #[error("{file}: {}", faults.join("; "))]
+    /// Values that don't go together, or files that can't be used.
+    #[error("{}", faults.join("; "))]
     Faults {
-        /// The file.
-        file: String,
-        /// `key: sentence`.
+        /// `file:line: key: sentence`, the line that sets the key, or the first.
         faults: Vec<String>,
     },
 }
@@ -56,7 +56,8 @@ pub fn load(
         })
         .collect();
     if overrides.is_empty() {
-        return parse(&text, &file);
+        let config = parse(&text, &file)?;
+        return with_files(config, &text, &file);
     }
     // The file alone first, so that its own errors keep their lines.
     read(&text, &file)?;
@@ -65,10 +66,30 @@ pub fn load(
         set(&mut table, &key, &value);
     }
     let merged = toml::to_string(&table).map_err(|e| ConfigError::Faults {
-        file: file.clone(),
-        faults: vec![format!("environment: {e}")],
+        faults: vec![format!("{file}: environment: {e}")],
     })?;
-    parse(&merged, &format!("{file} with MAIA_… from the environment"))
+    let file = format!("{file} with MAIA_… from the environment");
+    let config = parse(&merged, &file)?;
+    with_files(config, &merged, &file)
+}
+
+/// The configuration, if the files that it names for TLS can be used.
+fn with_files(config: Config, text: &str, file: &str) -> Result<Config, ConfigError> {
+    match config.rpc.check(config.party()) {
+        Ok(()) => Ok(config),
+        Err(fault) => Err(faults(text, file, &[fault.to_string()])),
+    }
+}
+
+/// Each `key: sentence` with the line that sets the key.
+fn faults(text: &str, file: &str, faults: &[String]) -> ConfigError {
+    let place = |fault: &String| {
+        let key = fault.split(':').next().unwrap_or_default();
+        format!("{file}:{}: {fault}", toml_lines::line_of(text, key))
+    };
+    ConfigError::Faults {
+        faults: faults.iter().map(place).collect(),
+    }
 }
 
 /// Reads and checks a configuration's text; `file` is for messages.
@@ -78,11 +99,8 @@ pub fn load(
 pub fn parse(text: &str, file: &str) -> Result<Config, ConfigError> {
     let config = read(text, file)?;
     match config.faults() {
-        faults if faults.is_empty() => Ok(config),
-        faults => Err(ConfigError::Faults {
-            file: file.to_owned(),
-            faults,
-        }),
+        found if found.is_empty() => Ok(config),
+        found => Err(faults(text, file, &found)),
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use maia_common::ids::{NodeId, RegionName};
+use maia_common::rpc::{Party, RpcSection};
 use serde::{Deserialize, Serialize};
 
 use crate::raft::Compression;
@@ -24,6 +25,9 @@ pub struct Config {
     pub node: NodeSection,
     /// Where it listens.
     pub listen: Listen,
+    /// How it speaks gRPC with nodes and proxies.
+    #[serde(default)]
+    pub rpc: RpcSection,
     /// The cluster as it is first made; without effect afterwards.
     pub bootstrap: Bootstrap,
     /// Who may call the API.
@@ -279,6 +283,12 @@ impl Default for Groups {
 }
 
 impl Config {
+    /// Whom this node's certificate must name.
+    #[must_use]
+    pub fn party(&self) -> Party {
+        Party::Node(self.node.id)
+    }
+
     /// The election numbers in force: the preset's, with the overrides.
     #[must_use]
     pub fn election(&self) -> Election {
@@ -309,6 +319,9 @@ impl Config {
             }
         };
         let election = self.election();
+        if let Err(fault) = self.rpc.files() {
+            demand(false, &fault.to_string());
+        }
         demand(self.node.id.get() > 0, "node.id: must be at least 1");
         demand(
             election.heartbeat >= Duration::from_millis(10),

@@ -3,7 +3,7 @@
 //! by one owner (`shell/cluster`), read by everyone through a snapshot. Tenants are not in here:
 //! there may be a million. Invariant: I4, a leader of a lower term never replaces one of a higher.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use maia_common::ids::{GroupId, NodeId, RegionName};
 use maia_common::placement::{GroupKey, GroupRecord, GroupState, Regions};
@@ -24,6 +24,8 @@ pub struct ClusterState {
     pub regions: BTreeMap<RegionName, Region>,
     /// Nodes by id.
     pub nodes: BTreeMap<NodeId, Node>,
+    /// Ids of nodes that were removed: never used again.
+    pub retired: BTreeSet<NodeId>,
     /// Placement groups by id.
     pub groups: BTreeMap<GroupId, GroupRecord>,
     /// The leader with the highest term heard of, by announcement or hint.
@@ -42,6 +44,7 @@ impl Default for ClusterState {
             revision: Revision::default(),
             regions: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            retired: BTreeSet::new(),
             groups: BTreeMap::new(),
             leaders: BTreeMap::new(),
             announced: BTreeMap::new(),
@@ -82,6 +85,10 @@ impl ClusterState {
         if let Some(id) = number(key, keyspace::NODES) {
             set(&mut self.nodes, NodeId::new(id), value);
             return Touched::Node(NodeId::new(id));
+        }
+        if let Some(id) = number(key, keyspace::RETIRED_NODES) {
+            self.retired.insert(NodeId::new(id));
+            return Touched::Other;
         }
         if let Some(id) = number(key, keyspace::GROUPS) {
             let group = GroupId::new(id);

@@ -32,6 +32,8 @@ pub const GROUPS: &str = "group/";
 pub const LEADERS: &str = "leader/";
 /// Prefix of all registered proxies.
 pub const PROXIES: &str = "proxy/";
+/// Prefix of nodes that were removed.
+pub const RETIRED_NODES: &str = "retirednode/";
 /// Prefix of all deletions that have not ended.
 pub const DELETIONS: &str = "deleting/";
 /// Prefix of all groups' reference counts.
@@ -72,7 +74,7 @@ pub fn refs(group: GroupId) -> String {
 /// What stays of a removed node.
 #[must_use]
 pub fn retired_node(node: NodeId) -> String {
-    format!("retirednode/{:020}", node.get())
+    format!("{RETIRED_NODES}{:020}", node.get())
 }
 
 /// What a node has in quarantine, as it last said.

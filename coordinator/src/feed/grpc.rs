@@ -1,6 +1,6 @@
 //! The feed on gRPC's wire, by hand: answers are ready frames, handed to HTTP/2 as they are, so that
 //! a message for a thousand proxies is encoded once and copied never. What a message means is the
-//! service's; this only brings bytes.
+//! service's; this only brings bytes, and lets no caller speak as another proxy than it is.
 
 use std::convert::Infallible;
 use std::marker::PhantomData;
@@ -12,9 +12,12 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, header};
 use hyper::body::{Body, Frame};
+use maia_common::ids::ProxyId;
+use maia_common::rpc::{Caller, Party};
 use maia_common::wire::feed as wire;
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::StreamExt;
 use tonic::codec::{BufferSettings, DecodeBuf, Decoder};
 use tonic::{Status, Streaming};
 
@@ -74,14 +77,35 @@ fn response(frames: Frames) -> Response {
 
 async fn answer(service: Arc<FeedService>, request: Request) -> Result<Frames, Status> {
     let method = request.uri().path().rsplit('/').next().unwrap_or_default();
+    let caller = Caller::of(request.extensions())?.clone();
     match method {
-        "Subscribe" => service.subscribe(messages(request)).await,
+        "Subscribe" => {
+            let ups = messages::<wire::Up>(request).map(move |up| match up?.kind {
+                Some(wire::up::Kind::Hello(hello)) => {
+                    speaks_for(&caller, &hello.proxy)?;
+                    let kind = Some(wire::up::Kind::Hello(hello));
+                    Ok(wire::Up { kind })
+                }
+                kind => Ok(wire::Up { kind }),
+            });
+            service.subscribe(ups).await
+        }
         "Lookup" => {
-            let answer = service.lookup(messages(request)).await?;
+            let lookups = messages::<wire::LookupRequest>(request).map(move |lookup| {
+                let lookup = lookup?;
+                speaks_for(&caller, &lookup.proxy)?;
+                Ok(lookup)
+            });
+            let answer = service.lookup(lookups).await?;
             Ok(Frames::of(framed(&answer)))
         }
         _ => Err(Status::unimplemented("the feed has no such method")),
     }
+}
+
+fn speaks_for(caller: &Caller, proxy: &str) -> Result<(), Status> {
+    let proxy = ProxyId::new(proxy).map_err(|e| Status::invalid_argument(e.to_string()))?;
+    caller.speaks_for(&Party::Proxy(proxy))
 }
 
 fn messages<M: Message + Default + 'static>(request: Request) -> Streaming<M> {

@@ -95,12 +95,15 @@ impl FeedService {
             .try_acquire_owned()
             .map_err(|_| Status::resource_exhausted("too many open streams"))?;
         let first = tokio::time::timeout_at(deadline.into(), ups.next()).await;
-        let Ok(Some(Ok(wire::Up {
-            kind: Some(wire::up::Kind::Hello(hello)),
-        }))) = first
-        else {
-            let text = "the first message must be a Hello, at once";
-            return Err(Status::invalid_argument(text));
+        let hello = match first {
+            Ok(Some(Ok(wire::Up {
+                kind: Some(wire::up::Kind::Hello(hello)),
+            }))) => hello,
+            Ok(Some(Err(status))) => return Err(status),
+            _ => {
+                let text = "the first message must be a Hello, at once";
+                return Err(Status::invalid_argument(text));
+            }
         };
         let invalid =
             |error: maia_common::ids::NameError| Status::invalid_argument(error.to_string());

@@ -11,6 +11,7 @@ use maia_common::cluster_key::ClusterKey;
 use maia_common::ids::{ProxyId, RegionName};
 use maia_common::limits;
 use maia_common::position::Revision;
+use maia_common::rpc::Rpc;
 use maia_common::runtime::Tasks;
 use maia_common::wire::feed as wire;
 use maia_common::wire::feed::down::Kind;
@@ -51,7 +52,7 @@ impl Field {
         let store = Arc::<MemoryMetastore>::default();
         let (hub, tasks) = (Arc::<Hub>::default(), Tasks::new());
         let key = ClusterKey::from_secret("a secret of thirty-two characters");
-        let directory = Arc::new(Directory::new(key.interceptor()));
+        let directory = Arc::new(Directory::new(Rpc::plaintext(&key)));
         let (cluster_loop, cluster) =
             ClusterLoop::new(Arc::clone(&store) as _, directory, Arc::clone(&hub));
         tasks.spawn_until_stop("cluster loop", cluster_loop.run());

@@ -175,14 +175,14 @@ async fn alone(dir: &std::path::Path) -> (super::RaftMetastore, Arc<crate::raft:
     use crate::shell::peers::{Directory, Peers};
     use maia_common::cluster_key::ClusterKey;
     use maia_common::ids::{GroupId, NodeId};
+    use maia_common::rpc::Rpc;
 
     let node = NodeId::new(1);
     let clock = Arc::new(Clock::default());
     let revisions = tokio::sync::watch::Sender::new(Revision::default());
     let applier = Arc::new(RecordApplier::new(Arc::clone(&clock), revisions.clone()));
-    let directory = Arc::new(Directory::new(
-        ClusterKey::from_secret("test").interceptor(),
-    ));
+    let rpc = Rpc::plaintext(&ClusterKey::from_secret("test"));
+    let directory = Arc::new(Directory::new(rpc));
     let config = EngineConfig {
         disk_watermark_bytes: 0,
         ..EngineConfig::new(node, dir)

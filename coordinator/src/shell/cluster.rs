@@ -196,6 +196,7 @@ impl ClusterLoop {
             for prefix in [
                 keyspace::REGIONS,
                 keyspace::NODES,
+                keyspace::RETIRED_NODES,
                 keyspace::GROUPS,
                 keyspace::LEADERS,
             ] {

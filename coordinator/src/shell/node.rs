@@ -16,13 +16,13 @@ use maia_common::cluster_key::{ClusterKey, ClusterKeyError};
 use maia_common::ids::{GroupId, NodeId};
 use maia_common::limits::API_UNREAD_PATIENCE;
 use maia_common::position::Revision;
+use maia_common::rpc::{Kind, Rpc, RpcFault};
 use maia_common::runtime::Tasks;
 use maia_common::wire::peer::peer_server::PeerServer;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::server::TcpIncoming;
 
 use super::applier::RecordApplier;
 use super::bootstrap;
@@ -35,7 +35,7 @@ use super::digests::Digests;
 use super::entries_service::EntriesService;
 use super::groups::{GroupLoop, GroupParts};
 use super::identity::{self, FolderLock, Identity, IdentityError};
-use super::members_only::MembersOnly;
+use super::members_only::{MembersOnly, OfMembers};
 use super::nodes::Nodes;
 use super::patience;
 use super::peer_service::PeerService;
@@ -69,6 +69,9 @@ pub enum StartError {
     /// Its cluster key can't be used.
     #[error(transparent)]
     ClusterKey(#[from] ClusterKeyError),
+    /// Its certificates changed since they were checked.
+    #[error(transparent)]
+    Rpc(#[from] RpcFault),
     /// Its databases can't be opened.
     #[error(transparent)]
     Engine(#[from] EngineOpenError),
@@ -99,6 +102,7 @@ pub struct Node {
 /// What most parts need.
 struct Parts {
     me: (NodeId, maia_common::ids::RegionName),
+    rpc: Rpc,
     engine: Arc<Engine>,
     peers: Arc<Peers>,
     store: Arc<RaftMetastore>,
@@ -131,9 +135,13 @@ impl Node {
     pub async fn start(config: Config, make_cluster: bool) -> Result<Node, StartError> {
         let key = ClusterKey::from_file(&config.cluster_key_file)?;
         let (lock, identity) = identity::take(&config.dir, config.node.id)?;
-        let rpc = listen(config.listen.rpc).await?;
+        let rpc = config.rpc.open(config.party(), &key)?;
+        if config.rpc.plaintext {
+            tracing::warn!("rpc.plaintext: gRPC is neither encrypted nor are its ends certain");
+        }
+        let grpc = listen(config.listen.rpc).await?;
         let http = listen(config.listen.api).await?;
-        let parts = Parts::open(&config, &key, identity.removed)?;
+        let parts = Parts::open(&config, rpc, identity.removed)?;
         if identity.joined && !identity.removed {
             parts.engine.start_group(GroupId::METASTORE).await?;
         }
@@ -164,7 +172,7 @@ impl Node {
             data.clone(),
         );
         let feed = parts.feed(placements.clone(), silence);
-        parts.serve_rpc(&key, rpc, peer, feed);
+        parts.serve_rpc(grpc, peer, feed);
         let api = parts.api(&config, &identity, (data, quarantine), placements);
         parts.serve_api(api.clone(), http);
         let beginning = Beginning {
@@ -197,9 +205,10 @@ impl Node {
 }
 
 impl Parts {
-    fn open(config: &Config, key: &ClusterKey, removed: bool) -> Result<Parts, StartError> {
+    fn open(config: &Config, rpc: Rpc, removed: bool) -> Result<Parts, StartError> {
         let tasks = Tasks::new();
-        let directory = Arc::new(Directory::new(key.interceptor()));
+        tasks.spawn_until_stop("rpc certificates", rpc.clone().watch());
+        let directory = Arc::new(Directory::new(rpc.clone()));
         for node in &config.bootstrap.nodes {
             directory.set(node.id, node.rpc_addr.clone());
         }
@@ -230,6 +239,7 @@ impl Parts {
         let me = (config.node.id, config.node.region.clone());
         Ok(Parts {
             me,
+            rpc,
             engine,
             peers,
             store,
@@ -271,37 +281,30 @@ impl Parts {
     }
 
     /// On the engine's own runtime: requests at the API must not delay heartbeats.
-    fn serve_rpc(
-        &self,
-        key: &ClusterKey,
-        listener: TcpListener,
-        peer: PeerService,
-        feed: FeedService,
-    ) {
-        let check = key.interceptor().check();
-        let of_members = MembersOnly::new(check.clone(), self.removed.subscribe());
+    fn serve_rpc(&self, listener: TcpListener, peer: PeerService, feed: FeedService) {
+        let (nodes, proxies) = (self.rpc.admit(Kind::Nodes), self.rpc.admit(Kind::Proxies));
+        let of_members = OfMembers::new(nodes.clone(), self.cluster.clone());
+        let members_only = MembersOnly::new(nodes, self.removed.subscribe());
         let server = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
             .http2_keepalive_timeout(Some(Duration::from_secs(5)))
             .add_service(InterceptedService::new(
                 raft_service(self.engine.inbound()),
-                check.clone(),
+                of_members,
             ))
-            .add_service(InterceptedService::new(PeerServer::new(peer), of_members))
-            .add_service(InterceptedService::new(FeedServer::new(feed), check));
+            .add_service(InterceptedService::new(PeerServer::new(peer), members_only))
+            .add_service(InterceptedService::new(FeedServer::new(feed), proxies));
         let stop = self.tasks.stop().clone();
-        self.tasks
-            .spawn_on(&self.engine.runtime(), "rpc listener", async move {
-                // The builder's own setting does not reach connections that are accepted elsewhere, and
-                // without it each answer waits for a delayed acknowledgement.
-                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-                let ended = stop
-                    .run_until_cancelled(server.serve_with_incoming(incoming))
-                    .await;
-                if let Some(Err(error)) = ended {
-                    tracing::error!(%error, "the rpc listener ended");
-                }
-            });
+        let runtime = self.engine.runtime();
+        let incoming = self.rpc.incoming(listener, &runtime, &self.tasks);
+        self.tasks.spawn_on(&runtime, "rpc listener", async move {
+            let ended = stop
+                .run_until_cancelled(server.serve_with_incoming(incoming))
+                .await;
+            if let Some(Err(error)) = ended {
+                tracing::error!(%error, "the rpc listener ended");
+            }
+        });
     }
 
     /// The quarantine, and what looks after it, also on a node that was removed.
@@ -439,6 +442,7 @@ impl Parts {
             cluster: self.cluster.clone(),
             hub: Arc::clone(&self.hub),
             proxies: self.proxies(),
+            rpc: self.rpc.clone(),
             vitals,
             replica_silence: config.election().timeout_max * 2,
             log_dir: config.dir.join("raft"),

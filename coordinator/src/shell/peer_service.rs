@@ -8,6 +8,7 @@ use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, NodeId};
 use maia_common::limits;
 use maia_common::position::{Index, Position, Term};
+use maia_common::rpc::{Caller, Party};
 use maia_common::topology::{Leader, Node};
 use maia_common::wire::peer as wire;
 use tonic::{Request, Response, Status};
@@ -17,6 +18,7 @@ use super::cluster::{Cluster, Hint};
 use super::data::DataService;
 use super::entries_service::EntriesService;
 use super::identity::Identity;
+use super::members_only::refuse_removed;
 use super::peers::{self, PeerError};
 use super::quarantine::QuarantineService;
 use crate::core::keyspace;
@@ -90,6 +92,13 @@ fn refusal_of(error: ProposeError) -> wire::Refusal {
 }
 
 impl PeerService {
+    /// A node that was removed may ask only what it is to the cluster now (`identify`): by that it
+    /// learns of its removal. One that is not registered yet is not told apart from one whose
+    /// registration has not arrived here.
+    fn not_from_a_removed_node<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        refuse_removed(&self.cluster, request.extensions())
+    }
+
     /// Notes the disk as the node's if its record has none yet. The caller asks again to see what
     /// came of it.
     async fn claim(&self, node: NodeId, disk_id: &str) {
@@ -121,6 +130,7 @@ impl wire::peer_server::Peer for PeerService {
         &self,
         request: Request<wire::TransactRequest>,
     ) -> Result<Response<wire::TransactReply>, Status> {
+        self.not_from_a_removed_node(&request)?;
         let request = request.into_inner();
         // In the log it would stop the metastore on every node of this version.
         core::is_understood(&request.transaction).map_err(Status::invalid_argument)?;
@@ -144,6 +154,7 @@ impl wire::peer_server::Peer for PeerService {
         &self,
         request: Request<wire::ProposeRequest>,
     ) -> Result<Response<wire::ProposeReply>, Status> {
+        self.not_from_a_removed_node(&request)?;
         let request = request.into_inner();
         let record = Record::decode(request.record)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -174,6 +185,7 @@ impl wire::peer_server::Peer for PeerService {
         &self,
         request: Request<wire::ReadIndexRequest>,
     ) -> Result<Response<wire::ReadIndexReply>, Status> {
+        self.not_from_a_removed_node(&request)?;
         let request = request.into_inner();
         let group = GroupId::new(request.group);
         let barrier = self
@@ -198,6 +210,7 @@ impl wire::peer_server::Peer for PeerService {
         &self,
         request: Request<wire::EntriesRequest>,
     ) -> Result<Response<wire::EntriesReply>, Status> {
+        self.not_from_a_removed_node(&request)?;
         let read = self.entries.read(request.into_inner()).await;
         let reply = read.unwrap_or_else(|refusal| wire::EntriesReply {
             refusal: Some(refuse(refusal.code, refusal.detail)),
@@ -210,6 +223,7 @@ impl wire::peer_server::Peer for PeerService {
         &self,
         request: Request<wire::StateDigestRequest>,
     ) -> Result<Response<wire::StateDigestReply>, Status> {
+        self.not_from_a_removed_node(&request)?;
         let group = GroupId::new(request.into_inner().group);
         let reply = match self.engine.digest(group).await {
             Ok(found) => wire::StateDigestReply {
@@ -236,6 +250,7 @@ impl wire::peer_server::Peer for PeerService {
         &self,
         request: Request<wire::StandingRequest>,
     ) -> Result<Response<wire::StandingReply>, Status> {
+        self.not_from_a_removed_node(&request)?;
         let request = request.into_inner();
         let (term, index) = (Term::new(request.term), Index::new(request.index));
         let id = EntryId {
@@ -263,6 +278,7 @@ impl wire::peer_server::Peer for PeerService {
         &self,
         request: Request<wire::TakeQuarantinedRequest>,
     ) -> Result<Response<wire::TakeQuarantinedReply>, Status> {
+        self.not_from_a_removed_node(&request)?;
         let request = request.into_inner();
         let entry = Entry::decode(request.entry)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -280,8 +296,10 @@ impl wire::peer_server::Peer for PeerService {
         &self,
         request: Request<wire::IdentifyRequest>,
     ) -> Result<Response<wire::IdentifyReply>, Status> {
+        let caller = Caller::of(request.extensions())?.clone();
         let request = request.into_inner();
         let asking = NodeId::new(request.asking_node);
+        caller.speaks_for(&Party::Node(asking))?;
         if request.claim {
             self.claim(asking, &request.asking_disk_id).await;
         }
@@ -309,8 +327,9 @@ impl wire::peer_server::Peer for PeerService {
 
     async fn proxies(
         &self,
-        _request: Request<wire::ProxiesRequest>,
+        request: Request<wire::ProxiesRequest>,
     ) -> Result<Response<wire::ProxiesReply>, Status> {
+        self.not_from_a_removed_node(&request)?;
         let proxies = self.hub.subscribers();
         Ok(Response::new(wire::ProxiesReply {
             proxies: proxies.into_iter().map(feed_proxy).collect(),
@@ -321,6 +340,7 @@ impl wire::peer_server::Peer for PeerService {
         &self,
         request: Request<wire::HintRequest>,
     ) -> Result<Response<wire::HintReply>, Status> {
+        self.not_from_a_removed_node(&request)?;
         let hint = request.into_inner();
         let state = self.cluster.state();
         if hint.generation < state.generation.get() {

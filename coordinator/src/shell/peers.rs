@@ -1,6 +1,6 @@
 //! Asking other coordinators: one channel for each, made when first needed, addresses looked up in
-//! the directory. Every call has a deadline and carries the cluster's proof. A call that may have
-//! reached the other side and was not answered is told apart from one that did not.
+//! the directory. Every call has a deadline. A call that may have reached the other side and was not
+//! answered is told apart from one that did not.
 
 pub(super) mod quarantine;
 
@@ -9,35 +9,33 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use maia_common::cluster_key::ClusterInterceptor;
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, NodeId};
 use maia_common::limits;
 use maia_common::position::{Index, Position, Term};
+use maia_common::rpc::{ConnectError, Rpc, RpcChannel, Target};
 use maia_common::wire::peer::{self as wire, peer_client::PeerClient};
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use crate::metastore::raft::Proposed;
 use crate::raft::{PeerDirectory, StateDigest};
 
-type Client = PeerClient<InterceptedService<Channel, ClusterInterceptor>>;
+type Client = PeerClient<RpcChannel>;
 
 /// Where every node's gRPC listener is: first from the configuration, then from the metastore. And
-/// what proves to it that this node belongs to the cluster.
-#[derive(Debug)]
+/// how this node speaks to it.
 pub struct Directory {
     addresses: RwLock<BTreeMap<NodeId, String>>,
-    proof: ClusterInterceptor,
+    rpc: Rpc,
 }
 
 impl Directory {
     /// A directory without nodes.
     #[must_use]
-    pub fn new(proof: ClusterInterceptor) -> Self {
+    pub fn new(rpc: Rpc) -> Self {
         Self {
             addresses: RwLock::default(),
-            proof,
+            rpc,
         }
     }
 
@@ -59,8 +57,8 @@ impl PeerDirectory for Directory {
             .cloned()
     }
 
-    fn proof(&self) -> ClusterInterceptor {
-        self.proof.clone()
+    fn rpc(&self) -> &Rpc {
+        &self.rpc
     }
 }
 
@@ -131,9 +129,11 @@ impl Peers {
             .keep_alive_timeout(Duration::from_secs(2))
             .keep_alive_while_idle(true)
             .tcp_nodelay(true);
-        let service =
-            InterceptedService::new(endpoint.connect_lazy(), self.directory.proof.clone());
-        let client = PeerClient::new(service)
+        let channel = self
+            .directory
+            .rpc
+            .connect_lazy(&endpoint, Target::Node(node));
+        let client = PeerClient::new(channel)
             .max_decoding_message_size(limits::MAX_RPC_BYTES)
             .max_encoding_message_size(limits::MAX_RPC_BYTES);
         clients.insert(node, (address, client.clone()));
@@ -308,7 +308,9 @@ async fn call<T>(
         Err(_) => Err(PeerError::OutcomeUnknown),
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(match status.code() {
-            tonic::Code::Unauthenticated | tonic::Code::Unimplemented => PeerError::Refused {
+            tonic::Code::Unauthenticated
+            | tonic::Code::PermissionDenied
+            | tonic::Code::Unimplemented => PeerError::Refused {
                 code: ErrorCode::Internal,
                 detail: format!("a coordinator refused a call: {}", status.message()),
             },
@@ -322,8 +324,8 @@ async fn call<T>(
 fn never_sent(status: &tonic::Status) -> bool {
     let mut source: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(status);
     while let Some(error) = source {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return io.kind() == std::io::ErrorKind::ConnectionRefused;
+        if error.is::<ConnectError>() {
+            return true;
         }
         source = error.source();
     }

@@ -297,6 +297,7 @@ mod tests {
 
     use futures::FutureExt;
     use maia_common::cluster_key::ClusterKey;
+    use maia_common::rpc::Rpc;
 
     use super::super::cluster::ClusterLoop;
     use super::super::peers::Directory;
@@ -307,7 +308,7 @@ mod tests {
     fn service() -> (Proxies, ClusterLoop) {
         let store: Arc<dyn Metastore> = Arc::<MemoryMetastore>::default();
         let key = ClusterKey::from_secret("a secret of thirty-two characters");
-        let directory = Arc::new(Directory::new(key.interceptor()));
+        let directory = Arc::new(Directory::new(Rpc::plaintext(&key)));
         let hub = Arc::<Hub>::default();
         let (cluster_loop, cluster) =
             ClusterLoop::new(Arc::clone(&store), Arc::clone(&directory), Arc::clone(&hub));

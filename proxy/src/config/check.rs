@@ -1,5 +1,5 @@
 //! What a configuration must fulfil beyond the types of its keys. Pure but for reading the
-//! cluster key; names the key at fault, so that the caller can name its line.
+//! cluster key and the certificates; names the key at fault, so that the caller can name its line.
 
 use std::time::Duration;
 
@@ -60,6 +60,10 @@ pub(super) fn check(config: &Config) -> Result<(), Fault> {
     coordinators(&config.feed.coordinators)?;
     ClusterKey::from_file(&config.cluster_key_file)
         .map_err(|e| ("cluster_key_file", e.to_string()))?;
+    config
+        .rpc
+        .check(config.party())
+        .map_err(|fault| (fault.key, fault.message))?;
     within(
         "proxy.hold_max_requests",
         u64::from(config.proxy.hold_max_requests),

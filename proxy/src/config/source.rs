@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use maia_common::toml_lines::line_of;
 use serde::Deserialize;
 
 use super::{Config, KEYS};
@@ -158,23 +159,6 @@ fn lay_over(table: &mut toml::Table, key: &str, text: &str) -> Result<(), String
     Ok(())
 }
 
-/// The line on which a key is set; 1 where it isn't (a default).
-fn line_of(text: &str, key: &str) -> usize {
-    let (section, leaf) = key.rsplit_once('.').unwrap_or(("", key));
-    let mut current = "";
-    for (number, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if let Some(name) = line.strip_prefix('[').and_then(|l| l.split(']').next()) {
-            current = name.trim();
-        }
-        let name = line.split('=').next().unwrap_or("").trim();
-        if current == section && line.contains('=') && name == leaf {
-            return number + 1;
-        }
-    }
-    1
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -190,6 +174,8 @@ public = "127.0.0.1:0"
 admin = "127.0.0.1:0"
 [feed]
 coordinators = ["127.0.0.1:7002"]
+[rpc]
+plaintext = true
 [origin]
 url = "http://127.0.0.1:7001"
 [proxy]
@@ -238,11 +224,14 @@ hold_budget = "2s"
         let text = GOOD.replace("\"2s\"", "\"2 parsecs\"");
         let https = GOOD.replace("http://", "https://");
         let missing = GOOD.replace("region = \"a\"", "");
+        let silent = GOOD.replace("plaintext = true\n", "");
+        let files = "ca_file = \"/nowhere\"\ncertificate_file = \"c\"\nkey_file = \"k\"";
+        let absent = GOOD.replace("plaintext = true", files);
         type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
         let cases: &[Case<'_>] = &[
-            (&unknown, &[], &[], "FILE:13: unknown field `hold_bugdet`"),
-            (&text, &[], &[], "FILE:13: `2 parsecs` is no duration"),
-            (&https, &[], &[], "FILE:11: origin.url: `https://"),
+            (&unknown, &[], &[], "FILE:15: unknown field `hold_bugdet`"),
+            (&text, &[], &[], "FILE:15: `2 parsecs` is no duration"),
+            (&https, &[], &[], "FILE:13: origin.url: `https://"),
             (&missing, &[], &[], "missing field `region`"),
             (
                 GOOD,
@@ -269,6 +258,14 @@ hold_budget = "2s"
                 "environment MAIA_THREADS",
             ),
             ("id = [", &[], &[], "FILE:1: "),
+            (
+                GOOD,
+                &[],
+                &["rpc.ca_file=/nowhere"],
+                "--set rpc.ca_file=/nowhere: rpc.ca_file: no files with",
+            ),
+            (&silent, &[], &[], "rpc.ca_file: is missing"),
+            (&absent, &[], &[], "FILE:11: rpc.ca_file: /nowhere: "),
         ];
         for (text, env, set, expected) in cases {
             let error = load(text, env, set).unwrap_err();

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use maia_common::cluster_key::ClusterInterceptor;
 use maia_common::limits;
+use maia_common::rpc::{Rpc, Target};
 use maia_common::runtime::Backoff;
 use maia_common::topology::Topology;
 use maia_common::wire::feed::{
@@ -74,8 +74,8 @@ pub struct Follower {
     pub region: String,
     /// `host:port` of coordinators.
     pub coordinators: Vec<String>,
-    /// Proves membership of the cluster.
-    pub key: ClusterInterceptor,
+    /// How it speaks with them.
+    pub rpc: Rpc,
     /// Where what is heard comes into force.
     pub placements: Arc<Placements>,
     /// Where single tenants are asked for.
@@ -213,12 +213,12 @@ impl Follower {
         let endpoint = Endpoint::from_shared(format!("http://{coordinator}"))?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true);
+        let rpc = self.rpc.clone();
         let connecting = course
             .network
-            .spawn(async move { endpoint.connect().await });
+            .spawn(async move { rpc.connect(&endpoint, Target::AnyNode).await });
         let channel = connecting.await.map_err(|_| Lost::Ended)??;
-        let mut client = FeedClient::with_interceptor(channel, self.key.clone())
-            .max_decoding_message_size(limits::MAX_RPC_BYTES);
+        let mut client = FeedClient::new(channel).max_decoding_message_size(limits::MAX_RPC_BYTES);
         let (up, queue) = mpsc::channel(ACK_QUEUE);
         send(&up, Kind::Hello(self.hello(course)));
         let subscribed = client.subscribe(ReceiverStream::new(queue));

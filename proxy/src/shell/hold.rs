@@ -112,7 +112,10 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     fn queue(capacity: u32) -> HoldQueue {
-        HoldQueue::new(capacity, Arc::new(Metrics::new().unwrap()))
+        HoldQueue::new(
+            capacity,
+            Arc::new(Metrics::new(crate::shell::metrics::plaintext()).unwrap()),
+        )
     }
 
     fn soon(ms: u64) -> Instant {

@@ -12,13 +12,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use maia_common::cluster_key::ClusterInterceptor;
+use maia_common::rpc::RpcChannel;
 use maia_common::runtime::{Gate, GateError};
 use maia_common::wire::feed::{self as wire, feed_client::FeedClient};
 use maia_common::{Generation, Revision, limits};
 use tonic::Code;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
 
 use crate::core::feed::{Unreadable, tenant_of};
 use crate::core::fingerprint::Fingerprint;
@@ -28,7 +26,7 @@ use crate::shell::flights::{Flights, Passenger};
 use crate::shell::metrics::{Metrics, Placing};
 
 /// The coordinator's end of the feed's protocol.
-pub type Client = FeedClient<InterceptedService<Channel, ClusterInterceptor>>;
+pub type Client = FeedClient<RpcChannel>;
 
 /// Why there is no answer. Nothing was written in any case.
 #[derive(Debug, thiserror::Error)]

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use maia_common::metrics::{self as names, Metric};
+use maia_common::rpc::Rpc;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -72,6 +73,8 @@ const PLACINGS: [&str; 3] = ["placed", "failed", "limited"];
 /// All counters of the proxy.
 pub struct Metrics {
     registry: Registry,
+    rpc: Rpc,
+    certificates: IntGaugeVec,
     requests: Vec<IntCounter>,
     seconds: Vec<Histogram>,
     upstream_errors: Vec<IntCounter>,
@@ -106,7 +109,7 @@ impl Metrics {
     ///
     /// # Errors
     /// Two metrics of one name: a bug, found by every test that starts a proxy.
-    pub fn new() -> Result<Self, prometheus::Error> {
+    pub fn new(rpc: Rpc) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let requests = counter_vec(
             &registry,
@@ -122,6 +125,8 @@ impl Metrics {
         let placings = counter_vec(&registry, names::PROXY_PLACINGS, &["outcome"])?;
         let lookups = counter_vec(&registry, names::PROXY_LOOKUPS, &["outcome"])?;
         Ok(Self {
+            rpc,
+            certificates: gauge_vec(&registry, names::TLS_CERTIFICATE_EXPIRES_SECONDS, "whose")?,
             requests: each_request(&requests),
             seconds: OUTCOMES.map(|o| seconds.with_label_values(&[o])).into(),
             upstream_errors: UPSTREAM_ERRORS
@@ -140,7 +145,7 @@ impl Metrics {
             tenants: gauge(&registry, names::PROXY_TABLE_TENANTS)?,
             revision: gauge(&registry, names::PROXY_REVISION)?,
             age: seconds_gauge(&registry, names::PROXY_PLACEMENT_AGE_SECONDS)?,
-            source: source_gauge(&registry)?,
+            source: gauge_vec(&registry, names::PROXY_PLACEMENTS_SOURCE, "source")?,
             snapshot_age: seconds_gauge(&registry, names::PROXY_SNAPSHOT_AGE_SECONDS)?,
             snapshot_errors: counter(&registry, names::PROXY_SNAPSHOT_ERRORS)?,
             registry,
@@ -185,6 +190,11 @@ impl Metrics {
         for source in Source::ALL {
             let now = i64::from(source == placements.source());
             self.source.with_label_values(&[source.as_str()]).set(now);
+        }
+        if let Some(expiry) = self.rpc.expiry() {
+            let of = |whose: &str| self.certificates.with_label_values(&[whose]);
+            of("own").set(expiry.certificate_s);
+            of("ca").set(expiry.ca_s);
         }
         let mut text = Vec::new();
         if let Err(e) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
@@ -234,9 +244,12 @@ fn gauge(registry: &Registry, metric: Metric) -> Result<IntGauge, prometheus::Er
     Ok(gauge)
 }
 
-fn source_gauge(registry: &Registry) -> Result<IntGaugeVec, prometheus::Error> {
-    let metric = names::PROXY_PLACEMENTS_SOURCE;
-    let gauge = IntGaugeVec::new(Opts::new(metric.name, metric.help), &["source"])?;
+fn gauge_vec(
+    registry: &Registry,
+    metric: Metric,
+    label: &str,
+) -> Result<IntGaugeVec, prometheus::Error> {
+    let gauge = IntGaugeVec::new(Opts::new(metric.name, metric.help), &[label])?;
     registry.register(Box::new(gauge.clone()))?;
     Ok(gauge)
 }
@@ -264,4 +277,13 @@ fn counter_vec(
     let vec = IntCounterVec::new(Opts::new(metric.name, metric.help), labels)?;
     registry.register(Box::new(vec.clone()))?;
     Ok(vec)
+}
+
+/// For tests: a process without certificates.
+#[cfg(test)]
+pub(super) fn plaintext() -> Rpc {
+    use maia_common::cluster_key::ClusterKey;
+    Rpc::plaintext(&ClusterKey::from_secret(
+        "a secret of tests, and of nothing else",
+    ))
 }

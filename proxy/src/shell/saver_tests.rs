@@ -47,7 +47,7 @@ async fn a_stop_while_it_saves_ends_with_the_newest_on_disk() {
     let key = FingerprintKey::new(&[4; 16]);
     let placements = Arc::new(Placements::new(rules, key, None));
     placements.put(snapshot(1, 300_000)).await;
-    let metrics = Arc::new(Metrics::new().unwrap());
+    let metrics = Arc::new(Metrics::new(crate::shell::metrics::plaintext()).unwrap());
     let every = Duration::from_secs(3600);
     let saver = Saver::new(
         Arc::clone(&placements),

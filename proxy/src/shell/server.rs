@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use maia_common::cluster_key::{ClusterKey, ClusterKeyError};
+use maia_common::rpc::{Rpc, RpcFault};
 use maia_common::runtime::{Gate, Tasks};
 use pingora::apps::{HttpServerApp, HttpServerOptions};
 use pingora::proxy::HttpProxy;
@@ -74,6 +75,9 @@ pub enum StartError {
     /// The cluster key changed since it was checked.
     #[error(transparent)]
     Key(#[from] ClusterKeyError),
+    /// The certificates changed since they were checked.
+    #[error(transparent)]
+    Rpc(#[from] RpcFault),
     /// A runtime or a thread.
     #[error("can't start: {0}")]
     Runtime(#[from] std::io::Error),
@@ -93,6 +97,7 @@ pub struct Server {
     readiness: Arc<Readiness>,
     access_log: Option<AccessLog>,
     follower: Follower,
+    rpc: Rpc,
     saver: Saver,
     /// The folder's, held to the end; none where the file system knows no locks.
     lock: Option<File>,
@@ -108,7 +113,8 @@ impl Server {
         let config = Arc::new(config);
         let key = ClusterKey::from_file(&config.cluster_key_file)?;
         let peer = origin::peer(&config).map_err(StartError::Origin)?;
-        let metrics = Arc::new(Metrics::new()?);
+        let rpc = config.rpc.open(config.party(), &key)?;
+        let metrics = Arc::new(Metrics::new(rpc.clone())?);
         let readiness = Arc::new(Readiness::default());
         let rules = Rules {
             local_region: config.region.clone(),
@@ -138,7 +144,7 @@ impl Server {
             proxy: config.id.to_string(),
             region: config.region.to_string(),
             coordinators: config.feed.coordinators.clone(),
-            key: key.interceptor(),
+            rpc: rpc.clone(),
             placements: Arc::clone(&placements),
             lookups,
             metrics: Arc::clone(&metrics),
@@ -162,6 +168,7 @@ impl Server {
             readiness,
             access_log,
             follower,
+            rpc,
             stop: watch::Sender::new(false),
         })
     }
@@ -244,10 +251,14 @@ impl Server {
         let admin_address = self.admin.local_addr()?;
         let listener = TcpListener::from_std(self.admin)?;
         tasks.spawn_until_stop("admin", admin.run(listener));
+        tasks.spawn_until_stop("rpc certificates", self.rpc.watch());
         let feed = self.follower.run(Handle::current());
         tasks.spawn_until_stop_on(following, "feed", feed);
         saving.spawn("snapshot", self.saver.run(saving.clone()));
         self.readiness.listeners.store(true, Ordering::Relaxed);
+        if self.config.rpc.plaintext {
+            tracing::warn!("rpc.plaintext: the feed is neither encrypted nor are its ends certain");
+        }
         tracing::info!(
             proxy = %self.config.id,
             region = %self.config.region,

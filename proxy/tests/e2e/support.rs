@@ -81,7 +81,7 @@ pub fn config_text(
          [listen]\npublic = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
          [feed]\ncoordinators = [{coordinators}]\n\
          [origin]\nurl = \"http://{origin}\"\n\
-         [proxy]\nhold_budget = \"2s\"\n",
+         [proxy]\nhold_budget = \"2s\"\n[rpc]\nplaintext = true\n",
         dir = dir.display(),
         coordinators = coordinators.join(", "),
     )

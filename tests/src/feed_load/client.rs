@@ -113,7 +113,7 @@ impl Crowd {
         let (ups, queue) = mpsc::channel(64);
         let hello = wire::Hello {
             format: 1,
-            proxy: format!("simulated-{n}"),
+            proxy: super::simulated(n),
             region: "simulated".into(),
             last_revision: self.at[n].load(Relaxed),
             generation: 1,

@@ -1,4 +1,4 @@
-//! The files of a new local cluster: keys, and a configuration for each process. What a process
+//! The files of a new local cluster: keys, certificates, and a configuration for each process. What a process
 //! may be told is the business of its own configuration; this only fills it in.
 
 use std::fs::{DirBuilder, OpenOptions};
@@ -8,13 +8,15 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::Context;
-use maia_common::ids::{NodeId, ProxyId, RegionName};
+use maia_common::ids::{ClusterName, NodeId, ProxyId, RegionName};
+use maia_common::rpc::{Party, RpcSection};
 use toml::{Table, Value};
 
 use super::file::{ClusterFile, RegionEntry};
 use super::ports::Ports;
 use crate::cli::Usage;
 use crate::cli::args::Up;
+use crate::cli::cert::{self, Authority};
 use crate::config::{
     self, Auth, Bootstrap, Config, InitialNode, InitialRegion, Listen, NodeSection, Preset, Scope,
     Token,
@@ -74,14 +76,40 @@ pub fn plan(dir: &Path, regions: &[RegionName], base: u16) -> anyhow::Result<Clu
 pub fn create(dir: &Path, cluster: &ClusterFile, up: &Up) -> anyhow::Result<()> {
     let key = dir.join("cluster.key");
     private_file(&key, &format!("{}\n", secret()?))?;
+    let tls = cert::tls_folder(dir);
+    let authority = if up.plaintext {
+        None
+    } else {
+        private_dir(&tls)?;
+        let name = ClusterName::new(format!("local-{:08x}", fastrand::u32(..)))?;
+        Some(Authority::create(&tls, &name, cert::CA_DAYS)?)
+    };
+    let rpc = |party: Party| -> anyhow::Result<RpcSection> {
+        let Some(authority) = &authority else {
+            return Ok(RpcSection {
+                plaintext: true,
+                ..RpcSection::default()
+            });
+        };
+        let issued = authority.issue(&[party], &tls, cert::DAYS)?;
+        Ok(RpcSection {
+            plaintext: false,
+            ca_file: Some(tls.join("ca.pem")),
+            certificate_file: Some(issued.certificate),
+            key_file: Some(issued.key),
+        })
+    };
     for (i, region) in cluster.regions.iter().enumerate() {
         private_dir(&region.dir)?;
         private_dir(&region.proxy_dir())?;
-        let config = coordinator(cluster, region, &key, up.preset.unwrap_or(Preset::Lan));
+        let mut config = coordinator(cluster, region, &key, up.preset.unwrap_or(Preset::Lan));
+        config.rpc = rpc(Party::Node(region.coordinator_id))?;
         let mut table = Table::try_from(&config)?;
         adjust_coordinator(&mut table, up);
         write_coordinator(region, &table)?;
         let mut table = proxy(cluster, i, &key);
+        let own = rpc(Party::Proxy(region.proxy_id.clone()))?;
+        table.insert("rpc".to_owned(), Value::try_from(own)?);
         adjust_proxy(&mut table, up);
         write_proxy(region, &table)?;
     }
@@ -147,6 +175,7 @@ fn coordinator(cluster: &ClusterFile, own: &RegionEntry, key: &Path, preset: Pre
             api: address(&own.api_url),
             rpc: address(&own.rpc_addr),
         },
+        rpc: RpcSection::default(),
         bootstrap: Bootstrap { regions, nodes },
         auth: Auth {
             tokens: vec![token],

@@ -93,6 +93,10 @@ fn continued(dir: &Path, options: &Up) -> anyhow::Result<ClusterFile> {
         }
         print::complain(&format!("{running} already: starting the others"));
     }
+    if options.plaintext {
+        let text = "--plaintext is for a new cluster; this one's files say how it speaks";
+        return Err(Usage(text.to_owned()).into());
+    }
     let names: Vec<RegionName> = cluster.regions.iter().map(|r| r.name.clone()).collect();
     if !options.regions.is_empty() && options.regions != names {
         return Err(Usage("this cluster has other regions; use another --dir".to_owned()).into());

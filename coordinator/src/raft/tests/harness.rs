@@ -7,6 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use maia_common::cluster_key::ClusterKey;
+use maia_common::rpc::Rpc;
+use maia_common::runtime::Tasks;
 use maia_common::{GroupId, NodeId, Position};
 use tokio::sync::oneshot;
 
@@ -95,8 +98,9 @@ pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 pub(super) struct Addresses(Arc<Mutex<HashMap<NodeId, String>>>);
 
 impl PeerDirectory for Addresses {
-    fn proof(&self) -> maia_common::cluster_key::ClusterInterceptor {
-        maia_common::cluster_key::ClusterKey::from_secret("test").interceptor()
+    fn rpc(&self) -> &Rpc {
+        static RPC: std::sync::OnceLock<Rpc> = std::sync::OnceLock::new();
+        RPC.get_or_init(|| Rpc::plaintext(&ClusterKey::from_secret("test")))
     }
 
     fn address(&self, node: NodeId) -> Option<String> {
@@ -121,12 +125,13 @@ impl TestNode {
         let address = listener.local_addr().unwrap().to_string();
         addresses.0.lock().unwrap().insert(node, address);
         let listener = listener.into_std().unwrap();
+        let (rpc, tasks) = (addresses.rpc().clone(), Tasks::new());
+        let runtime = engine.runtime();
         let service = raft_service(engine.inbound());
         let (stop, stopped) = oneshot::channel::<()>();
         drop(engine.runtime().spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            let incoming =
-                tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+            let incoming = rpc.incoming(listener, &runtime, &tasks);
             let serve = tonic::transport::Server::builder()
                 .add_service(service)
                 .serve_with_incoming(incoming);

@@ -9,13 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
-use maia_common::cluster_key::ClusterInterceptor;
+use maia_common::rpc::{Rpc, RpcChannel, Target};
 use maia_common::wire::raft::{self as wire, raft_client::RaftClient};
 use maia_common::{NodeId, limits};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use tokio::runtime::Handle;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
 use super::super::codec;
@@ -24,8 +23,7 @@ use super::super::types::{RaftSnapshot, RaftVote, TypeConfig};
 use super::messages;
 use super::{Answer, Route, Transport, TransportError, VoteKind};
 
-/// A client whose every call proves membership in the cluster.
-type Client = RaftClient<InterceptedService<Channel, ClusterInterceptor>>;
+type Client = RaftClient<RpcChannel>;
 
 /// Bytes of a snapshot in one message.
 const SNAPSHOT_PART_BYTES: usize = 1 << 20;
@@ -36,8 +34,8 @@ pub trait PeerDirectory: Send + Sync + 'static {
     /// The node's `host:port`, or none while it is not known.
     fn address(&self, node: NodeId) -> Option<String>;
 
-    /// What proves to other nodes that this one belongs to the cluster.
-    fn proof(&self) -> ClusterInterceptor;
+    /// How this node speaks to others.
+    fn rpc(&self) -> &Rpc;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -107,7 +105,7 @@ impl GrpcTransport {
             return Ok(known.client.clone());
         }
         let client = self
-            .connect(&address, lane)
+            .connect(node, &address, lane)
             .map_err(|e| unreachable(e.to_string()))?;
         let connection = Connection {
             address,
@@ -117,7 +115,12 @@ impl GrpcTransport {
         Ok(client)
     }
 
-    fn connect(&self, address: &str, lane: Lane) -> Result<Client, tonic::transport::Error> {
+    fn connect(
+        &self,
+        node: NodeId,
+        address: &str,
+        lane: Lane,
+    ) -> Result<Client, tonic::transport::Error> {
         let runtime = match lane {
             Lane::Control => &self.control,
             Lane::Bulk => &self.bulk,
@@ -131,11 +134,10 @@ impl GrpcTransport {
             .keep_alive_timeout(keepalive)
             .keep_alive_while_idle(true);
         let _inside = runtime.enter();
-        Ok(
-            RaftClient::with_interceptor(endpoint.connect_lazy(), self.peers.proof())
-                .max_decoding_message_size(limits::MAX_RPC_BYTES)
-                .max_encoding_message_size(limits::MAX_RPC_BYTES),
-        )
+        let channel = self.peers.rpc().connect_lazy(&endpoint, Target::Node(node));
+        Ok(RaftClient::new(channel)
+            .max_decoding_message_size(limits::MAX_RPC_BYTES)
+            .max_encoding_message_size(limits::MAX_RPC_BYTES))
     }
 }
 

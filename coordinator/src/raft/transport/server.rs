@@ -6,8 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use maia_common::limits;
+use maia_common::rpc::{Caller, Party};
 use maia_common::wire::raft::{self as wire, raft_server};
+use maia_common::{NodeId, limits};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::super::codec::{self, CodecError};
@@ -43,6 +44,15 @@ fn status(error: &InboundError) -> Status {
     }
 }
 
+/// Who sent the message must be who its envelope and its ballot say.
+fn speaks_for(caller: &Caller, route: Route, ballot: Option<&wire::Ballot>) -> Result<(), Status> {
+    caller.speaks_for(&Party::Node(route.from))?;
+    match ballot {
+        Some(ballot) => caller.speaks_for(&Party::Node(NodeId::new(ballot.node))),
+        None => Ok(()),
+    }
+}
+
 fn illegible(error: &CodecError) -> Status {
     Status::invalid_argument(error.to_string())
 }
@@ -53,8 +63,10 @@ impl raft_server::Raft for RaftServer {
         &self,
         request: Request<wire::AppendRequest>,
     ) -> Result<Response<wire::AppendReply>, Status> {
+        let caller = Caller::of(request.extensions())?.clone();
         let message = request.into_inner();
         let route = messages::route(message.envelope).map_err(|e| illegible(&e))?;
+        speaks_for(&caller, route, message.ballot.as_ref())?;
         let request = messages::append_request_from(message).map_err(|e| illegible(&e))?;
         let answer = self
             .inbound
@@ -68,8 +80,10 @@ impl raft_server::Raft for RaftServer {
         &self,
         request: Request<wire::VoteRequest>,
     ) -> Result<Response<wire::VoteReply>, Status> {
+        let caller = Caller::of(request.extensions())?.clone();
         let message = request.into_inner();
         let route = messages::route(message.envelope).map_err(|e| illegible(&e))?;
+        speaks_for(&caller, route, message.ballot.as_ref())?;
         let (kind, request) = messages::vote_request_from(message).map_err(|e| illegible(&e))?;
         let answer = self
             .inbound
@@ -83,8 +97,10 @@ impl raft_server::Raft for RaftServer {
         &self,
         request: Request<wire::TransferRequest>,
     ) -> Result<Response<wire::TransferReply>, Status> {
+        let caller = Caller::of(request.extensions())?.clone();
         let message = request.into_inner();
         let route = messages::route(message.envelope).map_err(|e| illegible(&e))?;
+        speaks_for(&caller, route, message.from_leader.as_ref())?;
         let request = messages::transfer_request_from(message).map_err(|e| illegible(&e))?;
         let answer = self
             .inbound
@@ -98,9 +114,11 @@ impl raft_server::Raft for RaftServer {
         &self,
         request: Request<Streaming<wire::SnapshotPart>>,
     ) -> Result<Response<wire::SnapshotReply>, Status> {
+        let caller = Caller::of(request.extensions())?.clone();
         let mut parts = request.into_inner();
         let head = head_of(parts.message().await?)?;
         let route = messages::route(head.envelope).map_err(|e| illegible(&e))?;
+        speaks_for(&caller, route, head.ballot.as_ref())?;
         let vote = messages::ballot(head.ballot).map_err(|e| illegible(&e))?;
         let meta = head.meta.ok_or(CodecError::Missing("metadata"));
         let meta = meta
