@@ -318,31 +318,11 @@ impl Config {
                 faults.push(text.to_owned());
             }
         };
-        let election = self.election();
         if let Err(fault) = self.rpc.files() {
             demand(false, &fault.to_string());
         }
         demand(self.node.id.get() > 0, "node.id: must be at least 1");
-        demand(
-            election.heartbeat >= Duration::from_millis(10),
-            "election.heartbeat: must be at least 10ms",
-        );
-        demand(
-            election.timeout_min >= election.heartbeat * 2,
-            "election.timeout_min: must be at least twice election.heartbeat",
-        );
-        demand(
-            election.timeout_max > election.timeout_min,
-            "election.timeout_max: must be greater than election.timeout_min",
-        );
-        demand(
-            self.replica_timeout() >= election.timeout_max,
-            "replication.replica_timeout: must be at least election.timeout_max",
-        );
-        demand(
-            self.groups.collect_after >= election.timeout_max,
-            "groups.collect_after: must be at least election.timeout_max, so that a new group elects first",
-        );
+        self.times(&mut demand);
         demand(
             self.replication.retention_bytes >= maia_common::limits::MIN_RETENTION_BYTES,
             "replication.retention_bytes: must be at least 1000000",
@@ -383,6 +363,31 @@ impl Config {
             );
         }
         faults
+    }
+
+    /// What is wrong between the times of elections and those that depend on them.
+    fn times(&self, demand: &mut impl FnMut(bool, &str)) {
+        let election = self.election();
+        demand(
+            election.heartbeat >= Duration::from_millis(10),
+            "election.heartbeat: must be at least 10ms",
+        );
+        demand(
+            election.timeout_min >= election.heartbeat * 2,
+            "election.timeout_min: must be at least twice election.heartbeat",
+        );
+        demand(
+            election.timeout_max > election.timeout_min,
+            "election.timeout_max: must be greater than election.timeout_min",
+        );
+        demand(
+            self.replica_timeout() >= election.timeout_max,
+            "replication.replica_timeout: must be at least election.timeout_max",
+        );
+        demand(
+            self.groups.collect_after >= election.timeout_max,
+            "groups.collect_after: must be at least election.timeout_max, so that a new group elects first",
+        );
     }
 }
 

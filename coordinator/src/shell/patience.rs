@@ -31,9 +31,10 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let _reads_nothing = TcpStream::connect(address).await.unwrap();
         let (mut accepted, _) = listener.accept().await.unwrap();
+        let much = vec![0; 65_536];
         let written = async {
             loop {
-                if let Err(error) = accepted.write_all(&[0; 65_536]).await {
+                if let Err(error) = accepted.write_all(&much).await {
                     return error.kind();
                 }
             }
