@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use maia_common::cluster_key::{ClusterInterceptor, ClusterKey};
+use maia_common::cluster_key::ClusterKey;
 use maia_common::placement::SyncMode;
+use maia_common::rpc::Rpc;
 use maia_common::wire::record as wire;
 use maia_common::wire::record::data_operation::What;
 use maia_common::{GroupId, NodeId, Position, RegionName, Revision, TenantId};
@@ -74,15 +75,15 @@ impl Applier for Data {
 }
 
 /// Of a node without others.
-struct Nobody;
+struct Nobody(Rpc);
 
 impl PeerDirectory for Nobody {
     fn address(&self, _node: NodeId) -> Option<String> {
         None
     }
 
-    fn proof(&self) -> ClusterInterceptor {
-        ClusterKey::from_secret("benches").interceptor()
+    fn rpc(&self) -> &Rpc {
+        &self.0
     }
 }
 
@@ -96,6 +97,7 @@ pub fn engine(dir: &Path) -> Arc<Engine> {
         disk_watermark_bytes: 1 << 20,
         ..EngineConfig::new(NODE, dir)
     };
-    let opened = Engine::open(config, Arc::new(Data), Arc::new(Nobody));
+    let nobody = Nobody(Rpc::plaintext(&ClusterKey::from_secret("benches")));
+    let opened = Engine::open(config, Arc::new(Data), Arc::new(nobody));
     opened.expect("a folder of this process")
 }
