@@ -73,7 +73,7 @@ fn the_same_seed_gives_the_same_trace() {
             })
         };
         let (one, two) = (traced(), traced());
-        assert!(one.trace.lines().count() > 100, "seed {seed} has a trace");
+        assert!(one.trace.lines().count() > 50, "seed {seed} has a trace");
         assert_eq!(one.trace, two.trace, "seed {seed}");
         assert_eq!((one.steps, one.counts), (two.steps, two.counts));
     }
