@@ -98,6 +98,11 @@ fn quarantine(text: &mut Text, api: &Api) {
     }
 }
 
+fn acknowledgements(text: &mut Text, api: &Api) {
+    let degraded = api.parts.data.degraded();
+    text.single(names::REPLICATION_DEGRADED, "counter", degraded);
+}
+
 fn violations(text: &mut Text, api: &Api) {
     text.head(names::INVARIANT_VIOLATIONS, "counter");
     for (invariant, count) in api.parts.cluster.violations().counts() {
@@ -162,6 +167,7 @@ pub async fn metrics(State(api): State<Api>) -> Response {
     wal(&mut text, &api.parts.engine.log_stats());
     groups(&mut text, &api);
     quarantine(&mut text, &api);
+    acknowledgements(&mut text, &api);
     violations(&mut text, &api);
     feed(&mut text, &api.parts.hub);
     (

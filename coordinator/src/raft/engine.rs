@@ -276,6 +276,7 @@ impl Engine {
             tail,
             gate,
             heard_ms: AtomicU64::new(0),
+            trail: Mutex::default(),
             started: Instant::now(),
             silent_until,
         })

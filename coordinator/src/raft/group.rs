@@ -1,5 +1,6 @@
 //! One running group: its openraft instance and what stands around it.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use openraft::{Instant as _, ServerState};
 use super::groups::Stop;
 use super::log::store::SharedTail;
 use super::types::{RaftNode, node_of, position_of, term_of};
+use crate::core::lag::Trail;
 use maia_common::Position;
 
 /// How long a group's instance may take to end.
@@ -26,6 +28,8 @@ pub(crate) struct Group {
     pub(crate) gate: Gate,
     /// When a leader last spoke to this node, in milliseconds since `started`; 0: never.
     pub(crate) heard_ms: AtomicU64,
+    /// What leaders said to be committed, for how far this copy is behind.
+    pub(crate) trail: Mutex<Trail>,
     /// When the instance was started.
     pub(crate) started: Instant,
     /// Until then this node neither votes nor campaigns in this group; none: it had never voted.
@@ -120,7 +124,7 @@ impl GroupStatus {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -26,6 +26,7 @@ pub mod group;
 mod groups;
 mod herald;
 pub mod keys;
+mod lag;
 mod leadership;
 mod log;
 pub mod propose;

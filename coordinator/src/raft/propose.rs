@@ -15,7 +15,7 @@ use super::disk::DiskRoom;
 use super::engine::Engine;
 use super::errors::{GroupError, ProposeError, ReadError};
 use super::group::{Group, Role};
-use super::types::{TypeConfig, position_of};
+use super::types::{TypeConfig, position_of, term_of};
 use crate::core::hlc;
 use crate::core::record::{Outcome, Record};
 
@@ -200,7 +200,8 @@ impl Engine {
         }
     }
 
-    /// Waits until this node has applied the group's log up to this position's index.
+    /// Waits until this node has applied the group's log up to this position's index, or a record of
+    /// a later term: then the position is applied, or cut off.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -211,11 +212,12 @@ impl Engine {
         deadline: Instant,
     ) -> Result<(), ReadError> {
         let group = self.running_for_read(group)?;
+        let term = position.term.get();
         let mut progress = group.raft.watch_apply_progress();
         let reached = progress.wait_until(|applied| {
             applied
                 .as_ref()
-                .is_some_and(|id| id.index() >= position.index.get())
+                .is_some_and(|id| id.index() >= position.index.get() || term_of(id) > term)
         });
         match tokio::time::timeout_at(deadline.into(), reached).await {
             Ok(Ok(_)) => Ok(()),

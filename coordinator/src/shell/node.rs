@@ -140,6 +140,8 @@ impl Node {
             peers: Arc::clone(&parts.peers),
             clock: Arc::clone(&parts.clock),
             silence,
+            token_key: key.token_key(),
+            degraded: Arc::default(),
         });
         let peer = PeerService {
             identity: identity.clone(),

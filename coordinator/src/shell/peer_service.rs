@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::clock::unix_us;
 use super::cluster::{Cluster, Hint};
-use super::data::DataService;
+use super::data::{DataService, remote_read};
 use super::identity::Identity;
 use super::peers::PeerError;
 use crate::core::keyspace;
@@ -147,6 +147,7 @@ impl wire::peer_server::Peer for PeerService {
                 term: applied.position.term.get(),
                 index: applied.position.index.get(),
                 durable_on: applied.durable_on.into_iter().map(NodeId::get).collect(),
+                degraded: applied.degraded,
                 refusal: None,
             },
             Err(error) => wire::ProposeReply {
@@ -181,6 +182,25 @@ impl wire::peer_server::Peer for PeerService {
             Err(_) => wire::ReadIndexReply {
                 refusal: Some(not_leader(self.engine.status(group).and_then(|s| s.leader))),
                 ..wire::ReadIndexReply::default()
+            },
+        };
+        Ok(Response::new(reply))
+    }
+
+    async fn read(
+        &self,
+        request: Request<wire::ReadRequest>,
+    ) -> Result<Response<wire::ReadReply>, Status> {
+        let request = request.into_inner();
+        let deadline = deadline(request.timeout_ms);
+        let (group, query, position) = remote_read::asked(request)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let served = self.data.serve_at(group, &query, position, deadline).await;
+        let reply = match served {
+            Ok(served) => remote_read::reply(served),
+            Err(error) => wire::ReadReply {
+                refusal: Some(refuse(error.code, error.detail)),
+                ..wire::ReadReply::default()
             },
         };
         Ok(Response::new(reply))

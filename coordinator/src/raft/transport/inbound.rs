@@ -14,6 +14,7 @@ use openraft::raft::{
 use super::super::disk::{DiskGuard, DiskRoom};
 use super::super::group::Group;
 use super::super::groups::Groups;
+use super::super::lag::committed_by;
 use super::super::snapshot::{SnapshotFile, SnapshotStore, format};
 use super::super::types::{RaftSnapshot, RaftSnapshotMeta, RaftVote, TypeConfig};
 use super::{Route, VoteKind};
@@ -63,6 +64,7 @@ impl Inbound {
         if !request.entries.is_empty() && self.disk.room() == DiskRoom::Critical {
             return Err(InboundError::DiskFull);
         }
+        let (committed, came) = (committed_by(&request), Instant::now());
         let answer = group
             .raft
             .append_entries(request)
@@ -70,6 +72,7 @@ impl Inbound {
             .map_err(|e| stopped(&e))?;
         if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
             group.hear();
+            group.note_committed(committed, came);
         }
         Ok(answer)
     }

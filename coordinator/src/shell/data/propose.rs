@@ -1,6 +1,7 @@
 //! Proposing: finds the group's leader and stays with the record until there is an answer, a
 //! refusal, or no more time. Nothing is proposed that the tenant's sync mode can't be kept for.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use maia_common::error_code::ErrorCode;
@@ -155,11 +156,17 @@ impl DataService {
             durable_on = copies.await;
         }
         match judge(&durable_on) {
-            Verdict::Acknowledge { .. } => Ok(RemoteApplied {
-                outcome: applied.outcome.0,
-                position: applied.position,
-                durable_on,
-            }),
+            Verdict::Acknowledge { degraded } => {
+                self.0
+                    .degraded
+                    .fetch_add(degraded.into(), Ordering::Relaxed);
+                Ok(RemoteApplied {
+                    outcome: applied.outcome.0,
+                    position: applied.position,
+                    durable_on,
+                    degraded,
+                })
+            }
             Verdict::Wait | Verdict::Unknown => Err(Miss::Unknown),
         }
     }
