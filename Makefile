@@ -15,7 +15,7 @@ export CCACHE_DIR ?= $(HOME)/.cache/maia-edge/ccache
 FLAGS := --workspace --locked --release
 BIN := $(CARGO_TARGET_DIR)/release
 
-.PHONY: help setup build demo test fix bench sim show-01 show-02 soak cold audit
+.PHONY: help setup build demo test fix bench sim show-01 show-02 show-03 soak cold audit
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -74,6 +74,11 @@ show-01: build
 show-02: build
 	cargo bench --workspace --locked --profile release --bench decide
 	missed=0; $(BIN)/show 02 || missed=1; $(MAKE) peers || missed=1; exit $$missed
+
+## make show-03   the replicated log, as far as it is built: simulation, appends beside etcd; fails on a miss
+show-03: build
+	@scripts/setup.sh peers
+	$(BIN)/show 03
 
 ## make soak      the long runs: 50 kills of a primary, a million tenants with 50 kills beside, 30,000 seeds of the simulation
 soak: build

@@ -14,6 +14,7 @@ if [ "${1:-}" = peers ]; then
     command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
     command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || missing+=(haproxy)
     command -v wrk >/dev/null || missing+=(wrk)
+    command -v etcd >/dev/null || missing+=(etcd-server)
     command -v gcc >/dev/null || missing+=(gcc libc6-dev)
 else
     # RocksDB's bindings need libclang, its build a C++ compiler and cmake's helpers.

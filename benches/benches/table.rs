@@ -20,12 +20,12 @@ const ASKED: usize = 4 * MILLION;
 fn lookup<C: Candidate>(criterion: &mut Criterion<CpuTime>, tenants: usize) {
     let id = BenchmarkId::new(C::NAME, tenants);
     // Made only when it is measured: a filter may leave it out.
-    let mut made = None;
+    let mut prepared = None;
     criterion
         .benchmark_group("lookup")
         .bench_function(id, |bencher| {
             let make = || (C::of(tenants), Names::random(ASKED, tenants));
-            let (table, names) = made.get_or_insert_with(make);
+            let (table, names) = prepared.get_or_insert_with(make);
             bencher.iter(|| black_box(table.lookup(names.pick())));
         });
 }

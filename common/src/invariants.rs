@@ -190,6 +190,30 @@ pub fn early_takes_effect(what: &str, took_effect: bool) -> Result<(), Violation
     })
 }
 
+/// I3: what was made of a record that was cut off is what its tenant's conflict strategy calls for.
+///
+/// # Errors
+/// [`Violation`] when it is something else.
+pub fn explained<T: PartialEq + fmt::Debug>(
+    record: &impl fmt::Display,
+    expected: &T,
+    found: &T,
+) -> Result<(), Violation> {
+    demand(expected == found, Invariant::AsyncAccounted, || {
+        format!("record {record} was cut off and became {found:?}, not {expected:?}")
+    })
+}
+
+/// I3: what is in quarantine is resolved, or waits for the operator.
+///
+/// # Errors
+/// [`Violation`] when nobody does anything about it.
+pub fn settles(entry: impl fmt::Display, is_over: bool) -> Result<(), Violation> {
+    demand(is_over, Invariant::AsyncAccounted, || {
+        format!("entry {entry} lies in quarantine, and nobody does anything about it")
+    })
+}
+
 /// I5: a client write that took effect found its tenant open.
 ///
 /// # Errors

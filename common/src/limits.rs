@@ -161,5 +161,10 @@ pub const MAX_TOMBSTONES_PER_TENANT: u64 = 100_000;
 /// Fields of one resource whose stamps are kept apart, removed ones included: each costs some 40
 /// bytes beside its name. A larger object is compared as a whole.
 pub const MAX_MERGED_FIELDS: usize = 1024;
+/// Bytes that a resource's field stamps take at most, removed fields' among them, about: they are
+/// stored, replicated and read with each write of it, and a removed field's name would otherwise stay
+/// for ever, so that a resource of a few bytes could grow by one field name a write. Beyond it, it is
+/// one whole.
+pub const MAX_FIELD_STAMPS_BYTES: usize = 256 << 10;
 /// One try of a metastore transaction, before it is tried again, perhaps elsewhere.
 pub const METASTORE_ATTEMPT: Duration = Duration::from_secs(2);

@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "figures are what this is for")]
 
 pub mod one;
+pub mod three;
 pub mod two;
 
 /// What was found so far.

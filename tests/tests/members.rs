@@ -100,12 +100,42 @@ async fn a_new_coordinator_takes_the_place_of_a_dead_one() {
     let ready = cluster.client.send(&ready).await;
     assert_eq!(ready.status, 503);
     assert_eq!(ready.json()["latches"]["member"], false, "{}", ready.text());
+
+    only_its_quarantine_answers(&cluster).await;
     let again = cluster.client.send(&delete(&cluster, 0, 3)).await;
     assert_eq!(again.status, 204, "{}", again.text());
 
     // Of 1, 2 and 4 one more may go.
     cluster.kill_coordinator(1).await;
     metastore_works(&cluster, 0, "alone").await;
+}
+
+/// What stands in a removed node's quarantine is nowhere else, and can still be had; all else is
+/// refused.
+async fn only_its_quarantine_answers(cluster: &Cluster) {
+    wait_until(SOON, "it says what to export", || async {
+        cluster
+            .coordinator_log(2)
+            .contains("maiactl quarantine export")
+    })
+    .await;
+    let entries = "/admin/replication/quarantine";
+    for (path, status) in [(entries, 200), ("/v1/placements", 503)] {
+        let answer = cluster
+            .client
+            .send(&cluster.api(2, Method::GET, path))
+            .await;
+        assert_eq!(answer.status, status, "{path}: {}", answer.text());
+    }
+    let decide = |action: &str| {
+        let path = format!("{entries}/1-2-3/resolve");
+        let body = json!({ "action": action }).to_string();
+        cluster.api(2, Method::POST, &path).body(body)
+    };
+    let dropped = cluster.client.send(&decide("drop")).await;
+    assert_eq!(dropped.status, 404, "{}", dropped.text());
+    let applied = cluster.client.send(&decide("apply")).await;
+    assert_eq!(applied.status, 503, "{}", applied.text());
 }
 
 #[tokio::test]

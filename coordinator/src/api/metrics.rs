@@ -90,7 +90,11 @@ fn feed(text: &mut Text, hub: &Hub) {
 
 fn quarantine(text: &mut Text, api: &Api) {
     let counts = api.parts.quarantine.counts();
-    text.single(names::QUARANTINE_ENTRIES, "gauge", counts.entries());
+    text.head(names::QUARANTINE_ENTRIES, "gauge");
+    for (acknowledged, count) in counts.entries() {
+        let label = format!("acknowledged=\"{}\"", acknowledged.name());
+        text.sample(names::QUARANTINE_ENTRIES.name, &label, count);
+    }
     text.head(names::REPLICATION_CONFLICTS, "counter");
     for (strategy, outcome, count) in counts.outcomes() {
         let labels = format!("strategy=\"{strategy}\",outcome=\"{}\"", outcome.name());

@@ -143,7 +143,7 @@ pub async fn list(
         .filter_map(|(_, entry)| Some(describe(service.node(), entry.as_ref().ok()?)))
         .collect();
     Ok(Json(
-        json!({ "entries": entries, "damaged": damaged, "next": next }),
+        json!({ "node": service.node(), "entries": entries, "damaged": damaged, "next": next }),
     ))
 }
 
@@ -191,6 +191,11 @@ pub async fn resolve(
         ActionName::Apply => Action::Apply,
         ActionName::Drop => Action::Drop,
     };
+    if action == Action::Apply && !api.latches.is_open("member") {
+        let text = "this node was removed from the cluster: it can only drop entries; export it, and \
+                    write it anew elsewhere";
+        return Err(ApiError::new(ErrorCode::Unavailable, text));
+    }
     let outcome = api.parts.quarantine.decide(id_of(&id)?, action, deadline());
     let outcome = outcome.await?.name();
     Ok(Json(json!({ "id": id, "outcome": outcome })).into_response())

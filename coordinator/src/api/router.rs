@@ -112,7 +112,7 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
 /// Admission before work; and an end for what takes too long.
 async fn gate(State(api): State<Api>, request: Request, next: Next) -> Response {
     // It knows only how things were.
-    if !api.latches.is_open("member") {
+    if !api.latches.is_open("member") && !is_for_removed(request.uri().path()) {
         let text = "this node was removed from the cluster: ask another";
         return ApiError::new(ErrorCode::Unavailable, text).into_response();
     }
@@ -131,6 +131,12 @@ async fn gate(State(api): State<Api>, request: Request, next: Next) -> Response 
         Ok(response) => response,
         Err(_) => ApiError::new(ErrorCode::OutcomeUnknown, "not answered in time").into_response(),
     }
+}
+
+/// What a node that was removed still answers: what is in its quarantine is nowhere else.
+fn is_for_removed(path: &str) -> bool {
+    let rest = path.strip_prefix("/admin/replication/");
+    rest.is_some_and(|rest| matches!(rest.split('/').next(), Some("quarantine" | "digest")))
 }
 
 #[expect(
@@ -190,4 +196,28 @@ async fn readyz(State(api): State<Api>) -> Response {
             .insert(header::RETRY_AFTER, HeaderValue::from(1));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_for_removed;
+
+    #[test]
+    fn a_removed_node_answers_for_its_quarantine_alone() {
+        for path in [
+            "/admin/replication/quarantine",
+            "/admin/replication/quarantine/3-7-120",
+            "/admin/replication/quarantine/3-7-120/resolve",
+            "/admin/replication/digest",
+        ] {
+            assert!(is_for_removed(path), "{path}");
+        }
+        for path in [
+            "/admin/placements",
+            "/v1/data/k/quarantine",
+            "/admin/replication/quarantined",
+        ] {
+            assert!(!is_for_removed(path), "{path}");
+        }
+    }
 }

@@ -231,6 +231,9 @@ pub enum QuarantineVerb {
         /// Written over whatever is there now, or gone for good.
         #[arg(value_enum)]
         action: QuarantineAction,
+        /// Only where this node has it; else all coordinators that are named by `--api` and have it.
+        #[arg(long, value_name = "ID")]
+        node: Option<u64>,
         /// Does not ask.
         #[arg(long)]
         yes: bool,

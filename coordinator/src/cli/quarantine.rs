@@ -4,7 +4,8 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::api::Api;
+use super::NotWell;
+use super::api::{Api, Refused};
 use super::args::{Output, QuarantineAction, QuarantineVerb};
 use super::print;
 use super::session::Session;
@@ -22,32 +23,27 @@ const COLUMNS: &[(&str, &str)] = &[
     ("CUT OFF", "cut_off"),
 ];
 
-/// Carries out a `quarantine` verb.
+/// Carries out a `quarantine` verb. What one coordinator can't answer keeps nobody from the others'
+/// answers, but the command fails then.
 ///
 /// # Errors
 /// What the cluster refuses, with its code; a coordinator that does not answer.
 pub async fn run(session: &Session, verb: QuarantineVerb) -> anyhow::Result<()> {
     match verb {
-        QuarantineVerb::List => {
-            let mut entries = Vec::new();
-            for api in coordinators(session) {
-                entries.extend(list(&api).await?);
-            }
-            for entry in &mut entries {
-                let ms = entry["cut_off_at_unix_ms"].as_u64().unwrap_or_default();
-                entry["cut_off"] = json!(print::utc(ms.saturating_mul(1000)));
-            }
-            let whole = json!({ "entries": entries });
-            print::objects(session.output, &whole, "entries", COLUMNS);
-            Ok(())
-        }
+        QuarantineVerb::List => list_all(session).await,
         QuarantineVerb::Show { id } => {
-            let (_, entry) = find(session, &id).await?;
-            print::json(&entry);
+            let mut held = find(session, &id, None).await?;
+            let entry = held.iter_mut().find_map(|(_, entry)| entry.take());
+            print::json(&entry.ok_or_else(|| anyhow::anyhow!("entry {id} is damaged"))?);
             Ok(())
         }
         QuarantineVerb::Export => export(session).await,
-        QuarantineVerb::Resolve { id, action, yes } => resolve(session, &id, action, yes).await,
+        QuarantineVerb::Resolve {
+            id,
+            action,
+            node,
+            yes,
+        } => resolve(session, &id, action, node, yes).await,
     }
 }
 
@@ -56,14 +52,50 @@ fn coordinators(session: &Session) -> impl Iterator<Item = Api> + '_ {
     urls.map(|url| session.api.only(url))
 }
 
+/// Whether the coordinator answered that it has no such entry.
+fn is_absent(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<Refused>()
+        .is_some_and(|r| r.status == 404)
+}
+
+async fn list_all(session: &Session) -> anyhow::Result<()> {
+    let (mut entries, mut whole) = (Vec::new(), Ok(()));
+    for api in coordinators(session) {
+        match list(&api).await {
+            Ok(found) => entries.extend(found),
+            Err(error) => whole = missed(&error),
+        }
+    }
+    for entry in &mut entries {
+        let ms = entry["cut_off_at_unix_ms"].as_u64().unwrap_or_default();
+        entry["cut_off"] = json!(print::utc(ms.saturating_mul(1000)));
+    }
+    print::objects(
+        session.output,
+        &json!({ "entries": entries }),
+        "entries",
+        COLUMNS,
+    );
+    whole
+}
+
+/// Says that something is missing in what was printed.
+fn missed(error: &anyhow::Error) -> anyhow::Result<()> {
+    print::complain(&format!("not all was read: {error:#}"));
+    Err(NotWell.into())
+}
+
 async fn list(api: &Api) -> anyhow::Result<Vec<Value>> {
     let mut entries: Vec<Value> = Vec::new();
     let mut path = format!("/admin/replication/quarantine?limit={PAGE}");
     loop {
         let mut answer = api.get(&path).await?;
         for id in answer["damaged"].as_array().into_iter().flatten() {
-            let id = print::text(id);
-            print::complain(&format!("entry {id} is damaged: it can only be dropped"));
+            let (id, node) = (print::text(id), print::text(&answer["node"]));
+            print::complain(&format!(
+                "entry {id} of node {node} is damaged: it can only be dropped"
+            ));
         }
         let rows = answer["entries"].as_array_mut().map(std::mem::take);
         entries.extend(rows.unwrap_or_default());
@@ -74,57 +106,115 @@ async fn list(api: &Api) -> anyhow::Result<Vec<Value>> {
     }
 }
 
-/// The coordinator that has the entry, and the entry.
-async fn find(session: &Session, id: &str) -> anyhow::Result<(Api, Value)> {
-    let mut failed = None;
+/// The coordinators that have the entry, each with what it has: none where that is damaged.
+async fn find(
+    session: &Session,
+    id: &str,
+    node: Option<u64>,
+) -> anyhow::Result<Vec<(Api, Option<Value>)>> {
+    let (mut held, mut failed) = (Vec::new(), None);
     for api in coordinators(session) {
-        match api
-            .get(&format!("/admin/replication/quarantine/{id}"))
-            .await
-        {
-            Ok(entry) => return Ok((api, entry)),
-            Err(error) => failed = Some(error),
+        match find_at(&api, id, node).await {
+            Ok(Some(entry)) => held.push((api, entry)),
+            Ok(None) => {}
+            Err(error) if is_absent(&error) => failed = failed.or(Some(error)),
+            Err(error) => {
+                print::complain(&format!("not asked: {error:#}"));
+                failed = Some(error);
+            }
         }
     }
-    Err(failed.unwrap_or_else(|| anyhow::anyhow!("no coordinator is named")))
+    match failed {
+        _ if !held.is_empty() => Ok(held),
+        Some(error) => Err(error),
+        None => Err(anyhow::anyhow!(
+            "none of the named coordinators is that node"
+        )),
+    }
+}
+
+/// What this coordinator has of it, if it is the node that is meant.
+async fn find_at(api: &Api, id: &str, node: Option<u64>) -> anyhow::Result<Option<Option<Value>>> {
+    if let Some(node) = node {
+        let page = api.get("/admin/replication/quarantine?limit=1").await?;
+        if page["node"].as_u64() != Some(node) {
+            return Ok(None);
+        }
+    }
+    let found = api
+        .get(&format!("/admin/replication/quarantine/{id}"))
+        .await;
+    match found {
+        Ok(entry) => Ok(Some(Some(entry))),
+        Err(error) => match error.downcast_ref::<Refused>() {
+            Some(refused) if refused.status == 500 => Ok(Some(None)),
+            _ => Err(error),
+        },
+    }
 }
 
 async fn export(session: &Session) -> anyhow::Result<()> {
+    let mut whole = Ok(());
     for api in coordinators(session) {
-        for entry in list(&api).await? {
+        let entries = match list(&api).await {
+            Ok(entries) => entries,
+            Err(error) => {
+                whole = missed(&error);
+                continue;
+            }
+        };
+        for entry in entries {
             let id = print::text(&entry["id"]);
-            let whole = api
+            let found = api
                 .get(&format!("/admin/replication/quarantine/{id}"))
-                .await?;
-            print::line(&whole.to_string());
+                .await;
+            match found {
+                Ok(entry) => print::line(&entry.to_string()),
+                Err(error) if is_absent(&error) => {
+                    print::complain(&format!("entry {id} was resolved meanwhile"));
+                }
+                Err(error) => whole = missed(&error.context(format!("entry {id}"))),
+            }
         }
     }
-    Ok(())
+    whole
 }
 
+/// On every coordinator that has it: a record may have been cut off several logs.
 async fn resolve(
     session: &Session,
     id: &str,
     action: QuarantineAction,
+    node: Option<u64>,
     yes: bool,
 ) -> anyhow::Result<()> {
-    let (api, entry) = find(session, id).await?;
+    let held = find(session, id, node).await?;
     let (name, plan) = match action {
         QuarantineAction::Apply => ("apply", "is written over whatever is there now"),
         QuarantineAction::Drop => ("drop", "is gone for good"),
     };
     if !yes {
-        let tenant = print::text(&entry["tenant_id"]);
-        print::complain(&format!("{entry:#}\nentry {id} of tenant {tenant} {plan}"));
+        for (_, entry) in &held {
+            match entry {
+                Some(entry) => {
+                    let (tenant, node) = (print::text(&entry["tenant_id"]), &entry["node"]);
+                    let text = format!("entry {id} of tenant {tenant} on node {node} {plan}");
+                    print::complain(&format!("{entry:#}\n{text}"));
+                }
+                None => print::complain(&format!("entry {id}, which is damaged, {plan}")),
+            }
+        }
         confirm()?;
     }
     let path = format!("/admin/replication/quarantine/{id}/resolve");
     let body = json!({ "action": name });
-    let done = api.send(Method::POST, &path, &[], Some(&body)).await?;
-    if session.output == Output::Json {
-        print::json(&done.body);
-    } else {
-        print::line(&format!("{id}: {}", print::text(&done.body["outcome"])));
+    for (api, _) in held {
+        let done = api.send(Method::POST, &path, &[], Some(&body)).await?;
+        if session.output == Output::Json {
+            print::json(&done.body);
+        } else {
+            print::line(&format!("{id}: {}", print::text(&done.body["outcome"])));
+        }
     }
     Ok(())
 }

@@ -10,8 +10,10 @@
 //! merge             {a: 1 at 5, b: 2 at 5} ⊔ {a: 9 at 7}  = {a: 9 at 7, b: 2 at 5}
 //! deletion          whole 6: gone ⊔ {a: 1 at 5, b: 2 at 7} = {b: 2 at 7}
 //! ```
-//! Invariant: [`Register::join`] is commutative, associative and idempotent (property-tested). Of two
-//! writes with one stamp, which no healthy cluster makes, the greater content wins.
+//! Invariant: [`Register::join`] is commutative, associative and idempotent (property-tested) as long
+//! as what is kept of the fields is within its bounds; beyond them the resource becomes one whole, and
+//! what then arrives late and is older is lost. Of two writes with one stamp, which no healthy cluster
+//! makes, the greater content wins.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +22,9 @@ use maia_common::limits;
 use serde_json::{Map, Value};
 
 use super::record::{Hlc, Record};
+
+/// What a field's stamp takes beside its names, at most: its clock, and the lengths and tags.
+const STAMP_BYTES: usize = 32;
 
 /// When and where something was written; the greater one wins. No region is below every region.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -140,14 +145,24 @@ impl Register {
                     .insert(name, (stamp.clone(), Some(value.to_string())));
             }
         }
-        if self.fields.len() > limits::MAX_MERGED_FIELDS {
+        if self.is_too_large() {
             return Self::replaced(stamp, Some(content));
         }
         self.object = Some((stamp, content.content_type));
         self
     }
 
-    /// Both, whichever came first.
+    /// Whether more would have to be kept of the fields than may be. By what they are and not by how
+    /// they are stored: all replicas must decide alike.
+    fn is_too_large(&self) -> bool {
+        let of_field = |(name, (stamp, _)): (&String, &(Stamp, Option<String>))| {
+            name.len() + stamp.region.len() + STAMP_BYTES
+        };
+        let bytes: usize = self.fields.iter().map(of_field).sum();
+        self.fields.len() > limits::MAX_MERGED_FIELDS || bytes > limits::MAX_FIELD_STAMPS_BYTES
+    }
+
+    /// Both, whichever came first; where that would be too large, as one write of what is seen then.
     #[must_use]
     pub fn join(self, other: Self) -> Self {
         let mut fields = self.fields;
@@ -165,6 +180,10 @@ impl Register {
         if let Some((floor, _)) = &joined.whole {
             joined.object = joined.object.filter(|(stamp, _)| stamp > floor);
             joined.fields.retain(|_, (stamp, _)| *stamp > *floor);
+        }
+        if joined.is_too_large() {
+            let newest = joined.newest().cloned().unwrap_or_default();
+            return Self::replaced(newest, joined.content());
         }
         joined
     }

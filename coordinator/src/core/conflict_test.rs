@@ -144,3 +144,44 @@ fn of_one_time_the_greater_region_wins() {
     assert_eq!(seen(&x.clone().join(y.clone())), Some(json!("y")));
     assert_eq!(seen(&y.join(x)), Some(json!("y")));
 }
+
+/// A write of one field with a name that is so many bytes long.
+fn long_named(nth: u64, bytes: usize) -> Content {
+    let name = format!("{nth}{}", "n".repeat(bytes));
+    content(&json!({ name: 1 }))
+}
+
+fn bytes_of_names(register: &Register) -> usize {
+    register.fields.keys().map(String::len).sum()
+}
+
+#[test]
+fn removed_fields_do_not_pile_up() {
+    let mut register = Register::default();
+    for nth in 0..200 {
+        let written = long_named(nth, 100_000);
+        register = register.written(stamp(nth + 1, "x"), written.clone());
+        let seen: Option<Value> = seen(&register);
+        assert_eq!(seen, serde_json::from_slice(&written.data).ok());
+        let kept = bytes_of_names(&register);
+        assert!(kept <= limits::MAX_FIELD_STAMPS_BYTES, "{kept} bytes");
+    }
+    let huge = register.written(stamp(900, "x"), long_named(900, 4_000_000));
+    assert_eq!(bytes_of_names(&huge), 0, "one whole");
+}
+
+#[test]
+fn nor_do_those_that_arrive() {
+    let mut register = Register::default();
+    for nth in 0..10 {
+        let arrived = Register::by_field(stamp(nth + 1, "y"), long_named(nth, 100_000));
+        let (now, fate) = resolve(register, arrived.clone());
+        assert_ne!(fate, Fate::Lost);
+        let kept = bytes_of_names(&now);
+        assert!(kept <= limits::MAX_FIELD_STAMPS_BYTES, "{kept} bytes");
+        assert_eq!(resolve(now.clone(), arrived), (now.clone(), Fate::Lost));
+        register = now;
+    }
+    let fields = seen(&register).and_then(|seen| Some(seen.as_object()?.len()));
+    assert_eq!(fields, Some(10), "what was written is all there");
+}

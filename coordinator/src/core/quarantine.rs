@@ -16,6 +16,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use bytes::Bytes;
+use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, IdempotencyKey, RegionName};
 use maia_common::limits;
 use maia_common::placement::{ConflictStrategy, SyncMode};
@@ -124,6 +125,11 @@ numbered! {
         /// It was, by this node.
         Yes = 3, "yes";
     }
+}
+
+impl Acknowledged {
+    /// All of them, for metrics.
+    pub const ALL: [Self; 3] = [Self::No, Self::Perhaps, Self::Yes];
 }
 
 numbered! {
@@ -361,8 +367,22 @@ fn is_too_old(entry: &Entry, now_ms: u64) -> bool {
     u128::from(age_ms) >= lifetime_ms.as_millis()
 }
 
+/// Why an entry waits whose resolution apply has refused; none when it may be tried again.
+#[must_use]
+pub fn waits_for(code: ErrorCode) -> Option<Waiting> {
+    match code {
+        ErrorCode::PreconditionFailed => Some(Waiting::TooOld),
+        ErrorCode::InvalidRequest
+        | ErrorCode::BodyTooLarge
+        | ErrorCode::DivergedHistory
+        | ErrorCode::IdempotencyConflict => Some(Waiting::Refused),
+        _ => None,
+    }
+}
+
 /// The record that resolves an entry in the tenant's group of today, under the placement that was
-/// created at `placement`. The same entry always has the same idempotency key.
+/// created at `placement`. The same entry always has the same idempotency key, an operator's decision on
+/// it one of its own; apply keeps both apart from the keys of clients.
 #[must_use]
 pub fn resolution(
     entry: &Entry,
@@ -374,7 +394,12 @@ pub fn resolution(
     let EntryId { group, position } = entry.id;
     let Position { term, index } = position;
     let body_hash = *blake3::hash(&record).as_bytes();
-    let key = IdempotencyKey::new(format!("reconcile/{group}/{term}/{index}"));
+    // An operator's decision is another one than what was resolved before: that had an outcome of its own.
+    let which = match how {
+        Resolution::Overwrite => "/overwrite",
+        Resolution::LastWriteWins | Resolution::Merge => "",
+    };
+    let key = IdempotencyKey::new(format!("reconcile/{group}/{term}/{index}{which}"));
     let body = wire::Reconcile {
         group: group.get(),
         term: term.get(),

@@ -200,8 +200,17 @@ fn an_entry_has_one_key_whoever_resolves_it() {
         let origin = RegionName::new("b").unwrap();
         resolution(&entry(), how, Revision::new(7), (Hlc::new(ms, 0), origin))
     };
-    let (one, other) = (of(1, Resolution::Merge), of(2, Resolution::Overwrite));
+    let (one, other) = (of(1, Resolution::Merge), of(2, Resolution::LastWriteWins));
     assert_eq!(one.idempotency, other.idempotency);
+    let decided = of(3, Resolution::Overwrite);
+    assert_ne!(
+        one.idempotency, decided.idempotency,
+        "an operator's decision"
+    );
+    assert_eq!(
+        decided.idempotency,
+        of(4, Resolution::Overwrite).idempotency
+    );
     let key = &one.idempotency.as_ref().unwrap().key;
     assert_eq!(key.as_str(), "reconcile/3/2/9");
 }

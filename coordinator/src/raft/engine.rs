@@ -70,7 +70,7 @@ pub struct Engine {
     /// Groups start one at a time.
     starting: tokio::sync::Mutex<()>,
     /// Digests of state are computed one at a time.
-    pub(super) digesting: tokio::sync::Mutex<()>,
+    pub(super) digesting: Arc<tokio::sync::Mutex<()>>,
     control: Handle,
     pub(super) runtimes: Mutex<Option<Runtimes>>,
 }
@@ -135,7 +135,7 @@ impl Engine {
             events: LeaderEvents::new(),
             tasks: Tasks::new(),
             starting: tokio::sync::Mutex::default(),
-            digesting: tokio::sync::Mutex::default(),
+            digesting: Arc::default(),
             control: runtimes.control(),
             runtimes: Mutex::new(Some(runtimes)),
             disk: Arc::clone(&disk),
@@ -354,11 +354,14 @@ impl Engine {
         }
         let done = async {
             let instance = self.flusher.open(group).await?;
-            let (applied, _) = self.state.applied(group)?;
+            let applied = match self.state.applied(group) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
+                applied => applied?.0,
+            };
             let tail = recovery::load_tail(&self.raft_db, group, applied, 0);
             let tail = tail.unwrap_or_else(|error| {
-                tracing::error!(%group, %error, "leaving without its records");
-                Tail::new(0)
+                tracing::error!(%group, %error, "leaving with what can be read of its log");
+                Tail::damaged()
             });
             let known = applied.max(tail.committed);
             self.log_of(group, instance, tail).leave(known).await?;

@@ -104,6 +104,9 @@ pub enum ProposeError {
         /// Who does, if known.
         leader: Option<NodeId>,
     },
+    /// This node leads, and has yet to apply what stood in its log when it was elected.
+    #[error("the group's new leader still applies its log")]
+    CatchingUp,
     /// The disk has less room than the watermark.
     #[error("the disk is nearly full")]
     DiskFull,

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use maia_common::runtime::Gate;
 use maia_common::{GroupId, Index, NodeId, Term};
+use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::metrics::RaftDataMetrics;
 use openraft::{Instant as _, ServerState};
 
 use super::groups::Stop;
 use super::log::store::SharedTail;
-use super::types::{RaftNode, node_of, position_of, term_of};
+use super::types::{RaftNode, TypeConfig, node_of, position_of, term_of};
 use crate::core::lag::Trail;
 use maia_common::Position;
 
@@ -275,10 +277,28 @@ impl Group {
         nodes
     }
 
-    /// Waits until the group's data metrics change, for at most `patience`.
-    pub(crate) async fn data_changed(&self, patience: Duration) {
-        let mut metrics = self.raft.data_metrics();
-        // Whether it changed, timed out or ended: the caller looks again.
-        let _ = tokio::time::timeout(patience, metrics.changed()).await;
+    /// What tells of changes of the group's data metrics from now on.
+    pub(crate) fn watch_data(&self) -> DataWatch {
+        DataWatch(self.raft.data_metrics())
+    }
+}
+
+/// Changes of a group's data metrics. One is made before a loop: a new one has not seen anything, and
+/// would be ready at once.
+pub(crate) struct DataWatch(WatchReceiverOf<TypeConfig, RaftDataMetrics<TypeConfig>>);
+
+impl DataWatch {
+    /// The last record applied; what was reported up to now counts as seen. To be called before
+    /// what is waited for is looked at: what changes meanwhile ends the wait.
+    pub(crate) fn see(&mut self) -> Option<Position> {
+        let data = self.0.borrow_and_update();
+        data.last_applied.as_ref().map(position_of)
+    }
+
+    /// Waits until something was reported that was not seen, for at most `patience`; whether the
+    /// group still runs.
+    pub(crate) async fn changed(&mut self, patience: Duration) -> bool {
+        let changed = tokio::time::timeout(patience, self.0.changed()).await;
+        !matches!(changed, Ok(Err(_)))
     }
 }

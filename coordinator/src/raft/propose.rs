@@ -62,7 +62,9 @@ impl Engine {
             return Err(ProposeError::Stopped(reason));
         }
         let patience = deadline.min(Instant::now() + self.config.election_max);
+        let mut data = group.watch_data();
         loop {
+            data.see();
             let write = group.raft.client_write(record.clone());
             let Ok(written) = tokio::time::timeout_at(deadline.into(), write).await else {
                 return Err(ProposeError::OutcomeUnknown);
@@ -78,8 +80,8 @@ impl Engine {
                     })
                 }
                 Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                    if is_young_leader(&group, &forward) && Instant::now() < patience {
-                        group.data_changed(self.config.heartbeat).await;
+                    let may_wait = is_young_leader(&group, &forward) && Instant::now() < patience;
+                    if may_wait && data.changed(self.config.heartbeat).await {
                         continue;
                     }
                     Err(ProposeError::NotLeader {
@@ -105,7 +107,7 @@ impl Engine {
     /// stood in its log: so that what it makes next is above all of it.
     ///
     /// # Errors
-    /// [`ProposeError::NotLeader`], also when that takes longer than an election.
+    /// [`ProposeError`]: `NotLeader`; `CatchingUp` when that takes longer than an election.
     pub async fn apply_term_start(
         &self,
         group: GroupId,
@@ -115,17 +117,21 @@ impl Engine {
             .running(group)
             .map_err(|_| ProposeError::UnknownGroup)?;
         let patience = deadline.min(Instant::now() + self.config.election_max);
+        let mut data = group.watch_data();
         loop {
+            let applied = data.see().map(|position| position.term);
             let status = group.status();
-            let leader = status.leader.filter(|node| *node != group.node);
-            let applied = status.applied.map(|position| position.term);
             if hlc::may_stamp(applied, status.term) {
                 return Ok(());
             }
-            if status.role != Role::Leader || Instant::now() >= patience {
+            if status.role != Role::Leader {
+                let leader = status.leader.filter(|node| *node != group.node);
                 return Err(ProposeError::NotLeader { leader });
             }
-            group.data_changed(self.config.heartbeat).await;
+            let has_time = Instant::now() < patience;
+            if !(has_time && data.changed(self.config.heartbeat).await) {
+                return Err(ProposeError::CatchingUp);
+            }
         }
     }
 
@@ -137,25 +143,29 @@ impl Engine {
             .map_or_else(Vec::new, |group| group.durable_on(position))
     }
 
-    /// Waits until `enough` says that the nodes which hold the record on disk are; returns them
-    /// either way when the deadline comes first.
-    pub async fn wait_durable(
+    /// Waits until there is a verdict on the nodes which hold the record on disk; returns it, and them.
+    /// None when the deadline comes first, or the group ends here.
+    pub async fn wait_durable<V>(
         &self,
         group: GroupId,
         position: Position,
         deadline: Instant,
-        enough: impl Fn(&[NodeId]) -> bool,
-    ) -> Vec<NodeId> {
+        verdict: impl Fn(&[NodeId]) -> Option<V>,
+    ) -> (Vec<NodeId>, Option<V>) {
+        let Some(running) = self.groups.running(group) else {
+            return (Vec::new(), None);
+        };
+        let mut data = running.watch_data();
         loop {
-            let Some(running) = self.groups.running(group) else {
-                return Vec::new();
-            };
+            data.see();
             let nodes = running.durable_on(position);
-            let left = deadline.saturating_duration_since(Instant::now());
-            if enough(&nodes) || left.is_zero() {
-                return nodes;
+            if let Some(verdict) = verdict(&nodes) {
+                return (nodes, Some(verdict));
             }
-            running.data_changed(left).await;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !data.changed(left).await {
+                return (nodes, None);
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
-use rocksdb::{DB, Direction, IteratorMode, WriteOptions};
+use rocksdb::{DB, Direction, IteratorMode, WriteBatch, WriteOptions};
 
 use super::db::{CF_QUARANTINE, family, io_error};
 use crate::core::quarantine::{Entry, EntryError, EntryId};
@@ -68,34 +68,38 @@ impl Quarantine {
         Ok(found)
     }
 
-    /// Stores an entry anew, as when it waits from now on.
+    /// How many entries there are, rotted ones counted.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn put(&self, entry: &Entry) -> io::Result<()> {
-        let (key, value) = (entry.id.key(), entry.encode());
-        self.db
-            .put_cf_opt(self.family(), key, value, &synced())
-            .map_err(io_error)
+    pub fn count(&self) -> io::Result<u64> {
+        let rows = self.db.iterator_cf(self.family(), IteratorMode::Start);
+        rows.map(|row| row.map(|_| 1_u64).map_err(io_error)).sum()
     }
 
-    /// Removes an entry; one that is not there is no error.
+    /// Stores entries anew that wait from now on, unless they are gone, and removes others, in one
+    /// write that is synced. To remove one that is not there is no error.
     ///
     /// # Errors
-    /// When the disk fails.
-    pub fn remove(&self, id: EntryId) -> io::Result<()> {
-        self.db
-            .delete_cf_opt(self.family(), id.key(), &synced())
-            .map_err(io_error)
+    /// When the disk fails: then nothing is changed.
+    pub fn change(&self, marked: &[Entry], gone: &[EntryId]) -> io::Result<()> {
+        let (mut batch, family) = (WriteBatch::default(), self.family());
+        for entry in marked {
+            let key = entry.id.key();
+            let found = self.db.get_pinned_cf(family, key).map_err(io_error)?;
+            if found.is_some() {
+                batch.put_cf(family, key, entry.encode());
+            }
+        }
+        for id in gone {
+            batch.delete_cf(family, id.key());
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        self.db.write_opt(batch, &options).map_err(io_error)
     }
 
     fn family(&self) -> &rocksdb::ColumnFamily {
         family(&self.db, CF_QUARANTINE)
     }
-}
-
-fn synced() -> WriteOptions {
-    let mut options = WriteOptions::default();
-    options.set_sync(true);
-    options
 }

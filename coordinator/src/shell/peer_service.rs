@@ -76,6 +76,7 @@ fn refusal_of(error: ProposeError) -> wire::Refusal {
         ProposeError::OutcomeUnknown => refuse(ErrorCode::OutcomeUnknown, ""),
         ProposeError::DiskFull => refuse(ErrorCode::DiskFull, "the leader's disk has no room"),
         ProposeError::Overloaded => refuse(ErrorCode::Unavailable, "the leader is overloaded"),
+        ProposeError::CatchingUp => refuse(ErrorCode::Unavailable, error.to_string()),
         ProposeError::TooLarge { .. } => refuse(ErrorCode::BodyTooLarge, error.to_string()),
         ProposeError::Stopped(reason) => refuse(ErrorCode::Unavailable, reason),
     }

@@ -11,11 +11,11 @@
 //! ```
 
 mod counts;
+mod look;
 
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{NodeId, RegionName, TenantId};
@@ -23,23 +23,15 @@ use tokio::sync::Mutex;
 
 pub use counts::{Counts, Outcome};
 
-use super::clock::{self, Clock};
+use super::clock::Clock;
 use super::data::DataService;
 use super::placements::Refusal;
 use crate::core::history::Standing;
-use crate::core::quarantine::{
-    self as core, Entry, EntryId, Home, Resolution, Step, Waiting, next_step,
-};
+use crate::core::quarantine::{self as core, Entry, EntryId, Home, Resolution};
 use crate::raft::{Engine, Found, Quarantine};
 
-/// How often to look whether there is something new.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often to look at entries that wait: their tenant may have been deleted, their position proven.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
-/// How long one resolution may take; it is tried again.
-const RESOLVE_PATIENCE: Duration = Duration::from_secs(3);
-/// Entries and bytes that are read at once.
-const PAGE: (usize, usize) = (64, 4 << 20);
+/// Bytes of entries that are read for one answer, about.
+const MAX_LIST_BYTES: usize = 4 << 20;
 
 /// What the service stands on.
 pub struct QuarantineParts {
@@ -85,16 +77,6 @@ impl From<io::Error> for Hindrance {
     }
 }
 
-/// What a look at all entries came to.
-#[derive(Default)]
-struct Look {
-    entries: u64,
-    /// Some were not to be decided yet.
-    unsettled: bool,
-    /// Tenants that could not be served in this look: the others don't wait for them.
-    stuck: BTreeSet<TenantId>,
-}
-
 impl QuarantineService {
     /// The service of this node.
     #[must_use]
@@ -128,7 +110,7 @@ impl QuarantineService {
     /// # Errors
     /// [`Refusal`] when the disk fails.
     pub fn list(&self, after: Option<EntryId>, limit: usize) -> Result<Vec<Found>, Refusal> {
-        let page = self.entries().page(after, limit, PAGE.1);
+        let page = self.entries().page(after, limit, MAX_LIST_BYTES);
         page.map_err(|error| unreadable(&error))
     }
 
@@ -162,7 +144,7 @@ impl QuarantineService {
         };
         let settled = match (action, entry) {
             (Action::Apply, Some(entry)) => self.overwrite(&entry, deadline).await,
-            (Action::Apply | Action::Drop, _) => self.settle(id, None, Outcome::Dropped),
+            (Action::Apply | Action::Drop, entry) => self.drop_entry(id, entry).await,
         };
         settled.map_err(|hindrance| match hindrance {
             Hindrance::Refused(refusal) => refusal,
@@ -172,97 +154,27 @@ impl QuarantineService {
 
     async fn overwrite(&self, entry: &Entry, deadline: Instant) -> Result<Outcome, Hindrance> {
         if self.standing(entry.id)? == Some(Standing::Applied) {
-            return self.settle(entry.id, None, Outcome::Committed);
+            return self.settle(entry.id, None, Outcome::Committed).await;
         }
-        self.resolve(entry, Resolution::Overwrite, deadline).await
+        let how = Resolution::Overwrite;
+        let outcome = self.resolve(entry, how, deadline).await;
+        let outcome = outcome.map_err(Hindrance::Refused)?;
+        self.settle(entry.id, Some(how), outcome).await
     }
 
-    /// Resolves, until its task is stopped.
-    pub async fn run(self) {
-        let (mut seen, mut next_full) = (None, Instant::now());
-        loop {
-            let written = self.0.parts.engine.log_stats().quarantined;
-            if seen != Some(written) || Instant::now() >= next_full {
-                next_full = Instant::now() + LOOK_AGAIN_AFTER;
-                match self.look().await {
-                    Ok(look) => {
-                        self.0.counts.set_entries(look.entries);
-                        seen = (!look.unsettled).then_some(written);
-                    }
-                    Err(error) => tracing::error!(%error, "the quarantine can't be read"),
-                }
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
-
-    async fn look(&self) -> io::Result<Look> {
-        let (mut look, mut after) = (Look::default(), None);
-        loop {
-            let page = self.entries().page(after, PAGE.0, PAGE.1)?;
-            let Some((last, _)) = page.last() else {
-                return Ok(look);
-            };
-            after = Some(*last);
-            for (id, entry) in page {
-                match entry {
-                    Ok(entry) => self.take_up(entry, &mut look).await?,
-                    Err(error) => {
-                        look.entries += 1;
-                        tracing::error!(%id, %error, "an entry of the quarantine is damaged");
-                    }
-                }
-            }
-        }
-    }
-
-    async fn take_up(&self, entry: Entry, look: &mut Look) -> io::Result<()> {
-        let _one = self.0.one.lock().await;
-        let Some(tenant) = entry.record.tenant.clone() else {
-            return Ok(());
-        };
-        look.entries += 1;
-        if look.stuck.contains(&tenant) {
-            return Ok(());
-        }
-        match self.step(&entry, &tenant).await {
-            Ok(Some(Outcome::Waits)) => {}
-            Ok(Some(_)) => look.entries -= 1,
-            Ok(None) => look.unsettled = true,
-            Err(Hindrance::Disk(error)) => return Err(error),
-            Err(Hindrance::Refused(refusal)) => {
-                tracing::info!(id = %entry.id, %refusal, "a resolution will be tried again");
-                look.unsettled = true;
-                look.stuck.insert(tenant);
-            }
-        }
-        Ok(())
-    }
-
-    /// One step; none: what must be known is not known yet.
-    async fn step(&self, entry: &Entry, tenant: &TenantId) -> Result<Option<Outcome>, Hindrance> {
-        // It may have been decided while the page was looked through.
-        let Some(entry) = self.entries().get(entry.id)? else {
-            return Ok(Some(Outcome::Dropped));
-        };
-        let standing = self.standing(entry.id)?;
-        let deadline = Instant::now() + RESOLVE_PATIENCE;
-        let home = self.0.parts.data.home_of(tenant, deadline).await;
-        let now_ms = clock::unix_us() / 1000;
-        let settled = match next_step(&entry, standing, home, now_ms) {
-            Step::Later => return Ok(None),
-            Step::DropCommitted => self.settle(entry.id, None, Outcome::Committed)?,
-            Step::DropDeleted => self.settle(entry.id, None, Outcome::TenantDeleted)?,
-            Step::Wait(waiting) => self.wait(entry, waiting)?,
-            Step::Resolve(how) => match self.resolve(&entry, how, deadline).await {
-                Err(Hindrance::Refused(refusal)) => match waits_for(refusal.code) {
-                    Some(waiting) => self.wait(entry, waiting)?,
-                    None => return Err(Hindrance::Refused(refusal)),
-                },
-                resolved => resolved?,
-            },
-        };
-        Ok(Some(settled))
+    async fn drop_entry(&self, id: EntryId, entry: Option<Entry>) -> Result<Outcome, Hindrance> {
+        let dropped = self.settle(id, None, Outcome::Dropped).await?;
+        let tenant = entry
+            .as_ref()
+            .and_then(|entry| entry.record.tenant.as_ref());
+        let acknowledged = entry.as_ref().map(|entry| entry.acknowledged.name());
+        tracing::warn!(
+            %id,
+            tenant = tenant.map(TenantId::as_str),
+            acknowledged,
+            "the operator dropped a cut-off record"
+        );
+        Ok(dropped)
     }
 
     /// What the group's history here says of the position; none where the group is not here any more.
@@ -281,58 +193,41 @@ impl QuarantineService {
         entry: &Entry,
         how: Resolution,
         deadline: Instant,
-    ) -> Result<Outcome, Hindrance> {
+    ) -> Result<Outcome, Refusal> {
         let Inner { parts, .. } = &*self.0;
         let Some(tenant) = &entry.record.tenant else {
-            return self.settle(entry.id, None, Outcome::Dropped);
+            return Ok(Outcome::Dropped);
         };
         let Home::Placed(created, _) = parts.data.home_of(tenant, deadline).await else {
             let text = format!("tenant `{tenant}` has no home now");
-            return Err(Hindrance::Refused(Refusal::new(
-                ErrorCode::UnknownTenant,
-                text,
-            )));
+            return Err(Refusal::new(ErrorCode::UnknownTenant, text));
         };
         let made = (parts.clock.now(), parts.me.1.clone());
         let record = core::resolution(entry, how, created, made);
-        let done = parts.data.reconcile(&record, deadline).await;
-        let done = done.map_err(Hindrance::Refused)?;
-        let outcome = Outcome::of(&done);
+        let outcome = Outcome::of(&parts.data.reconcile(&record, deadline).await?);
         tracing::info!(id = %entry.id, %tenant, outcome = outcome.name(), "resolved a cut-off record");
-        self.settle(entry.id, Some(how), outcome)
+        Ok(outcome)
     }
 
-    fn settle(
+    async fn settle(
         &self,
         id: EntryId,
         how: Option<Resolution>,
         outcome: Outcome,
     ) -> Result<Outcome, Hindrance> {
-        self.entries().remove(id)?;
+        self.disk(move |entries| entries.change(&[], &[id])).await?;
         self.0.counts.count(how, outcome);
         Ok(outcome)
     }
 
-    fn wait(&self, entry: Entry, waiting: Waiting) -> Result<Outcome, Hindrance> {
-        if entry.waiting != Some(waiting) {
-            tracing::warn!(id = %entry.id, why = waiting.name(), "a cut-off record waits for the operator");
-            let waiting = Some(waiting);
-            self.entries().put(&Entry { waiting, ..entry })?;
-            self.0.counts.count(None, Outcome::Waits);
-        }
-        Ok(Outcome::Waits)
-    }
-}
-
-/// Why an entry waits whose resolution apply has refused; none when it may be tried again.
-fn waits_for(code: ErrorCode) -> Option<Waiting> {
-    match code {
-        ErrorCode::PreconditionFailed => Some(Waiting::TooOld),
-        ErrorCode::InvalidRequest
-        | ErrorCode::BodyTooLarge
-        | ErrorCode::DivergedHistory
-        | ErrorCode::IdempotencyConflict => Some(Waiting::Refused),
-        _ => None,
+    /// Reads or writes entries off the runtime's threads: a write waits for the disk.
+    async fn disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Quarantine) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let entries = self.entries();
+        let done = tokio::task::spawn_blocking(move || work(&entries)).await;
+        done.map_err(io::Error::other)?
     }
 }
 

@@ -69,12 +69,24 @@ impl Standing {
         self.removed.send_replace(true);
         tracing::error!(
             node = %self.identity.node,
-            "this node was removed from the cluster: it takes no part any more. Its id is never used \
-             again; to bring the machine back, give it an empty folder, a new id, and add that"
+            "this node was removed from the cluster: it takes no part any more, and leaves its groups"
         );
         while !self.leave_all().await {
             tokio::time::sleep(LOOK_EVERY).await;
         }
+        let entries = self.engine.quarantine().count();
+        let stand = match &entries {
+            Ok(0) => "no entry stands in its quarantine",
+            Ok(_) => "entries stand in its quarantine and nowhere else: FIRST export them",
+            Err(_) => "its quarantine can't be read: FIRST try to export it",
+        };
+        tracing::error!(
+            node = %self.identity.node,
+            ?entries,
+            "this node has left all groups; {stand} (`maiactl quarantine export --api URL`, URL of this \
+             node's API, which still answers). Its id is never used again; to bring the machine back, \
+             give it an empty folder, a new id, and add that"
+        );
     }
 
     async fn leave_all(&self) -> bool {

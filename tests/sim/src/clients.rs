@@ -111,6 +111,9 @@ impl World {
     }
 
     pub fn client_hears(&mut self, at: usize, number: u64, from: usize, reply: Reply) {
+        if self.resolver_hears(at, number, &reply) {
+            return;
+        }
         let wait = self.rng.u64(2 * MS..30 * MS);
         let Some(client) = self.clients.clients.get_mut(at) else {
             return;
@@ -263,6 +266,6 @@ fn is_repeatable(ask: &Ask) -> bool {
     match ask {
         Ask::Write(write) => write.key.is_some(),
         Ask::Read { .. } => true,
-        Ask::Control { .. } => false,
+        Ask::Control { .. } | Ask::Resolve { .. } => false,
     }
 }

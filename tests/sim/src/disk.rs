@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use maia_common::position::{Index, Position, Term};
+use maia_coordinator::core::quarantine::{self, EntryId};
 use maia_coordinator::core::record::Record;
 use maia_coordinator::metastore::memory::MemoryState;
 
@@ -32,8 +33,9 @@ pub struct Snapshot {
 /// A record that left the log before it was known to be committed.
 #[derive(Debug, Clone)]
 pub struct Kept {
+    /// The proposal, for the oracle.
     pub id: u64,
-    pub position: Position,
+    pub entry: quarantine::Entry,
 }
 
 /// One change of what is stored.
@@ -51,9 +53,14 @@ pub enum Op {
         state: Rc<Snapshot>,
         purge_to: u64,
     },
+    /// Nothing of the group is left.
+    Leave,
     /// The state is as of the snapshot, and no entry is left.
     Replace(Rc<Snapshot>),
+    /// Entries of the quarantine, new or as they are from now on.
     Quarantine(Vec<Kept>),
+    /// The entry is settled.
+    Release(EntryId),
 }
 
 /// What follows once a batch is synced.
@@ -132,7 +139,18 @@ impl Image {
                 self.entries.clear();
                 self.checkpoint = Rc::clone(state);
             }
-            Op::Quarantine(kept) => self.quarantine.extend_from_slice(kept),
+            Op::Leave => {
+                self.base = self.last();
+                self.entries.clear();
+                self.checkpoint = Rc::default();
+            }
+            Op::Quarantine(kept) => {
+                for new in kept {
+                    self.quarantine.retain(|old| old.entry.id != new.entry.id);
+                    self.quarantine.push(new.clone());
+                }
+            }
+            Op::Release(id) => self.quarantine.retain(|kept| kept.entry.id != *id),
         }
     }
 

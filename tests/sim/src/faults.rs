@@ -153,5 +153,9 @@ impl World {
             self.set_clock(n);
             self.start(n);
         }
+        if self.plan.has_leaver {
+            let n = self.rng.usize(0..MEMBERS);
+            self.leave(n);
+        }
     }
 }

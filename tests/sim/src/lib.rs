@@ -1,5 +1,5 @@
 //! The deterministic simulation of the replicated log: our pure cores (apply, acknowledgements,
-//! hybrid clock, tokens, witness rule, term starts) on three nodes over a simulated network, disk
+//! hybrid clock, tokens, witness rule, term starts, quarantine and its resolution) on three nodes over a simulated network, disk
 //! and clock, with clients, an operator who seals tenants, and faults. One seed fixes everything: the same seed
 //! twice gives byte-identical traces.
 //!
@@ -21,6 +21,7 @@ pub mod faults;
 pub mod node;
 pub mod oracle;
 pub mod plan;
+pub mod quarantine;
 pub mod raft;
 pub mod report;
 pub mod serve;

@@ -1,6 +1,6 @@
 //! A node: its clock, disk, Raft state, applied state, and the proposals that wait for an answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use maia_common::position::{Index, Position, Term};
@@ -11,6 +11,7 @@ use maia_coordinator::metastore::memory::MemoryState;
 
 use crate::disk::{Disk, Snapshot};
 use crate::plan::{Bug, ELECTION_MAX, GROUP, MS, Micros, Plan};
+use crate::quarantine::Resolver;
 use crate::raft::{Raft, Role};
 use crate::serve::Pending;
 
@@ -58,6 +59,11 @@ pub struct Node {
     pub history: Vec<(u64, u64)>,
     pub apply_due: bool,
     pub pending: BTreeMap<u64, Pending>,
+    /// Where the records stand that it has answered early in this life.
+    pub early: BTreeSet<Position>,
+    pub resolver: Resolver,
+    /// Whether it is no member any more.
+    pub has_left: bool,
 }
 
 impl Node {
@@ -77,6 +83,9 @@ impl Node {
             history: Vec::new(),
             apply_due: false,
             pending: BTreeMap::new(),
+            early: BTreeSet::new(),
+            resolver: Resolver::default(),
+            has_left: false,
         }
     }
 
@@ -87,6 +96,8 @@ impl Node {
         self.life += 1;
         self.disk.crash(survivors);
         self.pending.clear();
+        self.early.clear();
+        self.resolver = Resolver::default();
         self.raft = Raft::default();
         if is_power_cut {
             let stored = Rc::clone(&self.disk.now.checkpoint);
@@ -126,6 +137,16 @@ impl Node {
     pub fn observe_state(&mut self) {
         let greatest = history::greatest_reading(GROUP, &self.state).expect("memory can be read");
         self.hlc = hlc::observe(self.hlc, greatest);
+    }
+
+    /// It is no member any more: nothing of the group is left but what is in quarantine.
+    pub fn leave(&mut self) {
+        self.has_left = true;
+        self.pending.clear();
+        self.early.clear();
+        self.resolver = Resolver::default();
+        self.raft = Raft::default();
+        self.load(&Snapshot::default());
     }
 
     pub fn snapshot(&self) -> Snapshot {

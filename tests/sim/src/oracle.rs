@@ -1,21 +1,26 @@
 //! What must be true, whatever happened: hears of every election, commit, apply and answer, and
 //! compares with a history of its own by the predicates of `maia_common::invariants`. The first
-//! violation ends the run. `history` is the committed history and what it means.
+//! violation ends the run. `history` is the committed history and what it means,
+//! `resolutions` and `registers` what may become of a record that was cut off.
 
 mod history;
+mod registers;
+mod resolutions;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use maia_common::ids::NodeId;
+use maia_common::ids::{NodeId, TenantId};
 use maia_common::invariants::{self, Violation};
 use maia_common::limits::MAX_TERM_STARTS;
 use maia_common::position::{Index, Position, Term};
 use maia_common::wire::record::data_outcome::What;
+use maia_coordinator::core::quarantine::{EntryId, Resolution};
+use maia_coordinator::core::record::Record;
 use maia_coordinator::raft::{StateCf, StateView, group_key};
 
 use crate::disk::{Entry, Image};
 use crate::node::Node;
-use crate::plan::{GROUP, Plan};
+use crate::plan::{GROUP, Plan, tenant_number};
 use crate::report::Counts;
 use crate::serve::Write;
 
@@ -27,6 +32,8 @@ pub struct Proposal {
     pub tenant: usize,
     /// The idempotency key and the body that it truly stands for.
     pub key: Option<(String, u64)>,
+    /// The proposal that was cut off, of which this is the resolution, and how it is to be resolved.
+    pub resolves: Option<(u64, Resolution)>,
 }
 
 impl Proposal {
@@ -34,12 +41,16 @@ impl Proposal {
         Self {
             tenant: write.tenant,
             key: write.key.clone(),
+            resolves: None,
         }
     }
 
     pub fn control(tenant: usize) -> Self {
-        let key = None;
-        Self { tenant, key }
+        Self {
+            tenant,
+            key: None,
+            resolves: None,
+        }
     }
 }
 
@@ -80,8 +91,8 @@ impl Oracle {
         }
     }
 
-    pub fn proposed(&mut self, id: u64, proposal: &Proposal) {
-        self.history.proposed(id, proposal);
+    pub fn proposed(&mut self, id: u64, proposal: &Proposal, record: &Record) {
+        self.history.proposed(id, proposal, record);
     }
 
     pub fn bounded(&mut self, what: &str, count: usize, cap: usize) {
@@ -176,6 +187,15 @@ impl Oracle {
         self.check(invariants::no_acked_loss(told.as_bytes(), found));
     }
 
+    pub fn is_sealed(&self, tenant: Option<&TenantId>) -> bool {
+        self.history.is_sealed(tenant_number(tenant))
+    }
+
+    /// I3: what is in quarantine does not lie there for ever without the operator's knowledge.
+    pub fn settles(&mut self, id: EntryId, is_over: bool) {
+        self.check(invariants::settles(id, is_over));
+    }
+
     pub fn witness(&mut self, witness: Position, follower: Position, runs_free: bool) {
         self.check(invariants::witness_behind(witness, follower, runs_free));
     }
@@ -203,7 +223,7 @@ impl Oracle {
         let quarantined: BTreeSet<u64> = nodes.iter().flat_map(kept).map(|k| k.id).collect();
         self.counts.quarantined = quarantined.len() as u64;
         for id in std::mem::take(&mut self.early) {
-            let in_log = self.history.contains(id);
+            let in_log = self.history.contains(id) || self.history.is_settled(id);
             let what = format!("record {id}");
             self.check(invariants::accounted(
                 &what,
@@ -224,9 +244,11 @@ impl Oracle {
         let payloads = node.disk.now.entries.iter();
         let payloads = payloads.filter(|entry| entry.record.is_some()).count();
         let rows = node.state.rows();
-        let is_data = plan.is_data(n);
-        self.check(invariants::locality(is_data, payloads + rows.len()));
-        if !is_data {
+        let (is_data, quarantine) = (plan.is_data(n), node.disk.now.quarantine.len());
+        let is_member = is_data && !node.has_left;
+        self.check(invariants::locality(is_member, payloads + rows.len()));
+        self.check(invariants::locality(is_data, quarantine));
+        if !is_member {
             return;
         }
         let last = self.history.last_index();

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use maia_common::ids::{GroupId, RegionName, TenantId};
-use maia_common::placement::{ShortagePolicy, SyncMode};
+use maia_common::placement::{ConflictStrategy, ShortagePolicy, SyncMode};
 use maia_coordinator::core::acks::AckRule;
 
 /// A moment or a stretch of simulated time, in microseconds.
@@ -55,11 +55,15 @@ pub enum Bug {
     DroppedAtTruncation,
     /// What an installed snapshot replaces is dropped.
     DroppedUnderSnapshot,
+    /// What leaves a log is written again, committed or not.
+    AppliedTwice,
+    /// A resolution takes its own time for that of the record.
+    ResolvedByArrival,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 11] = [
+    pub const ALL: [Bug; 13] = [
         Bug::AckBeforeFsync,
         Bug::EarlyBehindSeal,
         Bug::WitnessAsCopy,
@@ -71,6 +75,8 @@ impl Bug {
         Bug::WitnessAhead,
         Bug::DroppedAtTruncation,
         Bug::DroppedUnderSnapshot,
+        Bug::AppliedTwice,
+        Bug::ResolvedByArrival,
     ];
 }
 
@@ -81,6 +87,10 @@ pub struct Plan {
     pub seed: u64,
     /// Whether the third member is a witness.
     pub has_witness: bool,
+    /// What becomes of writes that did not know of each other.
+    pub strategy: ConflictStrategy,
+    /// Whether a member leaves the group in the end. Not where it would leave one data member.
+    pub has_leaver: bool,
     /// The longest pause between two faults.
     pub calm: Micros,
     /// How long clients and faults go on; then all is healed and comes to rest.
@@ -92,12 +102,19 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The run of a seed: even seeds have a witness, and some see more faults than others.
+    /// The run of a seed: even seeds have a witness, and some see more faults than others, another
+    /// conflict strategy, or a member that leaves.
     #[must_use]
     pub fn of(seed: u64) -> Self {
         Self {
             seed,
             has_witness: seed.is_multiple_of(2),
+            strategy: match seed % 5 {
+                3 => ConflictStrategy::Merge,
+                4 => ConflictStrategy::Reject,
+                _ => ConflictStrategy::LastWriteWins,
+            },
+            has_leaver: seed % 4 == 1,
             calm: [300, 1000, 3000][(seed / 2 % 3) as usize] * MS,
             busy: 8000 * MS,
             bug: None,
@@ -154,6 +171,13 @@ pub const TENANTS: [(&str, AckRule); 4] = {
 #[must_use]
 pub fn tenant(n: usize) -> TenantId {
     TenantId::new(TENANTS[n].0).expect("a legal name")
+}
+
+/// The place of a tenant in [`TENANTS`]; the first for none.
+#[must_use]
+pub fn tenant_number(of: Option<&TenantId>) -> usize {
+    let is_it = |name: &(&str, _)| of.is_some_and(|tenant| tenant.as_str() == name.0);
+    TENANTS.iter().position(is_it).unwrap_or_default()
 }
 
 /// The region of a member.

@@ -7,6 +7,7 @@ mod reads;
 
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::IdempotencyKey;
+use maia_common::placement::ConflictStrategy;
 use maia_common::position::{Index, Position, Revision, Term};
 use maia_common::wire::record as wire;
 use maia_common::wire::record::data_outcome::What;
@@ -39,6 +40,11 @@ pub enum Ask {
         kind: RecordKind,
         tenant: usize,
         step: MigrationStep,
+    },
+    /// What is to become of a proposal that was cut off.
+    Resolve {
+        record: Record,
+        proposal: Proposal,
     },
     /// With a token: read your writes, anywhere. Without: a strong read, at the leader.
     Read {
@@ -107,9 +113,13 @@ impl World {
                 let reply = self.read(n, tenant, resource, token);
                 self.reply(n, client, number, reply);
             }
+            Ask::Resolve { record, proposal } => {
+                let rule = TENANTS[proposal.tenant].1;
+                self.propose(n, (client, number), rule, record, &proposal);
+            }
             Ask::Write(write) => {
                 let rule = TENANTS[write.tenant].1;
-                let record = record_of(&write, self.plan.has(Bug::SameKeyOtherBody), n);
+                let record = self.record_of(&write, n);
                 self.propose(n, (client, number), rule, record, &Proposal::of(&write));
             }
             Ask::Control { kind, tenant, step } => {
@@ -176,7 +186,7 @@ impl World {
         node.hlc = hlc::tick(node.hlc, node.clocks.wall_ms(now));
         let record = record.stamped(node.hlc);
         let id = self.next_id();
-        self.oracle.proposed(id, proposal);
+        self.oracle.proposed(id, proposal, &record);
         let entry = Entry {
             term,
             id,
@@ -231,36 +241,34 @@ impl World {
         let counts = move |node: &usize| plan.is_data(*node) || plan.has(Bug::WitnessAsCopy);
         (0..MEMBERS).filter(move |node| *node != n).filter(counts)
     }
-}
 
-fn record_of(write: &Write, is_body_ignored: bool, origin: usize) -> Record {
-    let idempotency = write.key.as_ref().map(|(key, body)| {
-        let mut body_hash = [0; 32];
-        if !is_body_ignored {
-            body_hash[..8].copy_from_slice(&body.to_be_bytes());
-        }
-        Idempotency {
-            key: IdempotencyKey::new(key.as_str()).expect("a legal key"),
-            body_hash,
-        }
-    });
-    let operations = vec![write.operation.clone()];
-    Record::new(RecordFields {
-        kind: RecordKind::Data,
-        tenant: Some(tenant(write.tenant)),
-        sync_mode: Some(TENANTS[write.tenant].1.mode),
-        hlc: Hlc::default(),
-        origin: Some(region(origin)),
-        idempotency,
-        placement: Revision::new(1),
-        migration: None,
-        body: wire::DataOperations {
-            operations,
-            by_field: false,
-        }
-        .encode_to_vec()
-        .into(),
-    })
+    fn record_of(&self, write: &Write, origin: usize) -> Record {
+        let idempotency = write.key.as_ref().map(|(key, body)| {
+            let mut body_hash = [0; 32];
+            if !self.plan.has(Bug::SameKeyOtherBody) {
+                body_hash[..8].copy_from_slice(&body.to_be_bytes());
+            }
+            Idempotency {
+                key: IdempotencyKey::new(key.as_str()).expect("a legal key"),
+                body_hash,
+            }
+        });
+        let body = wire::DataOperations {
+            operations: vec![write.operation.clone()],
+            by_field: self.plan.strategy == ConflictStrategy::Merge,
+        };
+        Record::new(RecordFields {
+            kind: RecordKind::Data,
+            tenant: Some(tenant(write.tenant)),
+            sync_mode: Some(TENANTS[write.tenant].1.mode),
+            hlc: Hlc::default(),
+            origin: Some(region(origin)),
+            idempotency,
+            placement: Revision::new(1),
+            migration: None,
+            body: body.encode_to_vec().into(),
+        })
+    }
 }
 
 fn control_record(kind: RecordKind, of: usize, step: MigrationStep) -> Record {

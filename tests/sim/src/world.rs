@@ -90,6 +90,7 @@ pub fn run(plan: Plan) -> Report {
         world.happen(event);
     }
     if world.oracle.violation.is_none() {
+        world.check_quarantine();
         world.oracle.finish(&world.nodes, &plan);
     }
     world.report(steps)
@@ -167,7 +168,8 @@ impl World {
                 self.after(TICK, Event::Tick(n));
             }
             Event::Deliver(message) => {
-                if self.nodes[message.to].up {
+                let node = &self.nodes[message.to];
+                if node.up && !node.has_left {
                     self.receive(message);
                 }
             }

@@ -54,6 +54,10 @@ fn run_all(what: &str, seeds: impl IntoIterator<Item = u64>) {
         counts.early,
         counts.diverged,
         counts.quarantined,
+        counts.resolved,
+        counts.overwritten,
+        counts.proven,
+        counts.leavings,
         counts.installs,
     ];
     assert!(all.len() < 20 || met.iter().all(|n| *n > 0), "{counts}");
@@ -116,4 +120,6 @@ planted! {
     a_witness_ahead_of_the_follower: WitnessAhead by "no-acked-loss";
     a_record_dropped_at_truncation: DroppedAtTruncation by "async-accounted";
     a_record_dropped_under_a_snapshot: DroppedUnderSnapshot by "async-accounted";
+    a_committed_record_quarantined_and_applied_twice: AppliedTwice by "exactly-once";
+    a_resolution_by_the_order_of_arrival: ResolvedByArrival by "async-accounted";
 }

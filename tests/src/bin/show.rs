@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use maia_tests::show::{Report, one, two};
+use maia_tests::show::{Report, one, three, two};
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
@@ -10,7 +10,8 @@ async fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("01") => one::run(&mut report).await,
         Some("02") => two::run(&mut report).await,
-        _ => report.line("which issue", "show 01 | 02", false),
+        Some("03") => three::run(&mut report).await,
+        _ => report.line("which issue", "show 01 | 02 | 03", false),
     }
     if report.end() {
         ExitCode::SUCCESS

@@ -10,7 +10,7 @@
 //! (`make bench`, `make peers`), run by `make show-02` after this.
 
 mod kills;
-mod process;
+pub(super) mod process;
 mod scale;
 mod subscribers;
 mod tenants;

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use maia_common::error_code::ErrorCode;
-use maia_common::ids::{GroupId, IdempotencyKey, TenantId};
+use maia_common::ids::{GroupId, TenantId};
 use maia_common::limits;
 use maia_common::position::Position;
 use maia_common::wire::record as wire;
@@ -105,12 +105,16 @@ pub fn apply(
         return Ok(outcome_of(Err(refused)).encode_to_vec().into());
     }
     let mut writes = Mutations::default();
-    let own_key = record.idempotency.as_ref();
+    let own_key = record.idempotency.as_ref().map(|own| Registered {
+        name: keys::dedup_name(record.kind, &own.key),
+        body_hash: own.body_hash,
+        outcome: wire::DataOutcome::default(),
+    });
     let mut registered = Vec::with_capacity(2);
     let outcome = match carry_out(&context, &mut writes) {
         Ok((outcome, other_key)) => {
             out.append(writes);
-            registered.extend(own_key.map(|key| (key.clone(), outcome.clone())));
+            registered.extend(own_key.map(|key| key.with(&outcome)));
             registered.extend(other_key);
             outcome
         }
@@ -119,7 +123,7 @@ pub fn apply(
             // A resolution that was refused did nothing, and may be proposed again, in another way too.
             let is_kept = record.kind != RecordKind::Reconcile;
             let key = own_key.filter(|_| is_kept);
-            registered.extend(key.map(|key| (key.clone(), outcome.clone())));
+            registered.extend(key.map(|key| key.with(&outcome)));
             outcome
         }
         Err(Fault::State(error)) => return Err(error),
@@ -128,8 +132,19 @@ pub fn apply(
     Ok(outcome.encode_to_vec().into())
 }
 
-/// An idempotency key and the outcome to be stored under it.
-type Registered = (Idempotency, wire::DataOutcome);
+/// An idempotency key, by its name in the state, and the outcome to be stored under it.
+struct Registered {
+    name: String,
+    body_hash: [u8; 32],
+    outcome: wire::DataOutcome,
+}
+
+impl Registered {
+    fn with(self, outcome: &wire::DataOutcome) -> Self {
+        let outcome = outcome.clone();
+        Self { outcome, ..self }
+    }
+}
 
 /// The record's outcome; of a resolution also that of the record which it is about.
 fn carry_out(
@@ -141,7 +156,11 @@ fn carry_out(
     }
     let (done, other) = reconcile::write_all(context, out)?;
     let what = wire::data_outcome::What::Reconciled(done);
-    let other = other.map(|(key, written)| (key, outcome_of(Ok(written))));
+    let other = other.map(|(client, written)| Registered {
+        name: keys::dedup_name(RecordKind::Data, &client.key),
+        body_hash: client.body_hash,
+        outcome: outcome_of(Ok(written)),
+    });
     Ok((wire::DataOutcome { what: Some(what) }, other))
 }
 
@@ -162,7 +181,8 @@ fn known_outcome(context: &Context<'_>) -> Result<Option<wire::DataOutcome>, Sta
     let Some(idempotency) = &context.record.idempotency else {
         return Ok(None);
     };
-    let key = keys::dedup_key(context.group, context.tenant, &idempotency.key);
+    let name = keys::dedup_name(context.record.kind, &idempotency.key);
+    let key = keys::dedup_key(context.group, context.tenant, &name);
     let Some(bytes) = context.view.get(StateCf::Dedup, &key)? else {
         return Ok(None);
     };
@@ -181,12 +201,13 @@ fn known_outcome(context: &Context<'_>) -> Result<Option<wire::DataOutcome>, Sta
     Ok(Some(outcome))
 }
 
-/// Whether the key was used before, with whatever request.
+/// Whether a client's key was used before, with whatever request.
 pub(super) fn is_known(
     context: &Context<'_>,
     idempotency: &Idempotency,
 ) -> Result<bool, StateError> {
-    let key = keys::dedup_key(context.group, context.tenant, &idempotency.key);
+    let name = keys::dedup_name(RecordKind::Data, &idempotency.key);
+    let key = keys::dedup_key(context.group, context.tenant, &name);
     Ok(context.view.get(StateCf::Dedup, &key)?.is_some())
 }
 
@@ -270,7 +291,9 @@ pub(super) fn changed(
         Some(What::Delete(_)) => return Ok(None),
         None => return refuse(ErrorCode::InvalidRequest, "an operation of an unknown kind"),
     };
-    let stamp = Stamp::of(context.record);
+    // A resolution may have left a stamp that is ahead of this log's clock.
+    let newest = current.map(stamps::of).or_else(|| slot.grave().cloned());
+    let stamp = Stamp::of(context.record).above(newest.as_ref());
     let fields = by_field.then(|| {
         let content = Content {
             data: data.clone(),
@@ -340,25 +363,24 @@ fn register(
         .map_or(0, u64::from_be_bytes)
         + registered.len() as u64;
     let most = 2 * registered.len();
-    for (nth, (idempotency, outcome)) in registered.into_iter().enumerate() {
+    for (nth, one) in registered.into_iter().enumerate() {
         let dedup = wire::Dedup {
-            body_hash: Bytes::copy_from_slice(&idempotency.body_hash),
+            body_hash: Bytes::copy_from_slice(&one.body_hash),
             term: position.term.get(),
             index: position.index.get(),
-            outcome: Some(outcome),
+            outcome: Some(one.outcome),
             hlc: record.hlc.get(),
         };
-        let key = keys::dedup_key(group, tenant, &idempotency.key);
+        let key = keys::dedup_key(group, tenant, &one.name);
         out.put(StateCf::Dedup, key, frame::encode(DATA_VERSION, &dedup));
         let order = keys::dedup_order_key(group, tenant, position.index, nth);
-        out.put(StateCf::Dedup, order, idempotency.key.as_str());
+        out.put(StateCf::Dedup, order, one.name);
     }
     let prefix = keys::dedup_order_prefix(group, tenant);
     for (order, name) in view.scan(StateCf::Dedup, &prefix, None, most)? {
-        let name = String::from_utf8(name)
-            .ok()
-            .and_then(|n| IdempotencyKey::new(n).ok());
-        let Some(name) = name else { continue };
+        let Ok(name) = String::from_utf8(name) else {
+            continue;
+        };
         let old = keys::dedup_key(group, tenant, &name);
         let born_ms = match view.get(StateCf::Dedup, &old)? {
             Some(bytes) => decode::<wire::Dedup>(bytes)?.hlc >> 16,

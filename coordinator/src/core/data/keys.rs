@@ -4,6 +4,7 @@
 use maia_common::ids::{GroupId, IdempotencyKey, ResourceId, ResourceType, TenantId};
 use maia_common::position::Index;
 
+use crate::core::record::RecordKind;
 use crate::raft::group_key;
 
 /// The prefix of all that a tenant has in `data` and `dedup`.
@@ -47,7 +48,17 @@ pub fn resource_id_of(key: &[u8], prefix: &[u8]) -> Option<ResourceId> {
     ResourceId::new(std::str::from_utf8(id).ok()?).ok()
 }
 
-pub(super) fn dedup_key(group: GroupId, tenant: &TenantId, key: &IdempotencyKey) -> Vec<u8> {
+/// The name under which a key's outcome is kept. Resolutions' begin with a space, which no key that a
+/// client may send has in it.
+pub(super) fn dedup_name(kind: RecordKind, key: &IdempotencyKey) -> String {
+    match kind {
+        RecordKind::Reconcile => format!(" {key}"),
+        _ => key.to_string(),
+    }
+}
+
+/// By [`dedup_name`].
+pub(super) fn dedup_key(group: GroupId, tenant: &TenantId, key: &str) -> Vec<u8> {
     group_key(group, format!("{tenant}\0k{key}").as_bytes())
 }
 

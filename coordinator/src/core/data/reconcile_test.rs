@@ -177,6 +177,21 @@ fn deletions_take_part() {
 }
 
 #[test]
+fn what_comes_later_in_the_log_is_newer_whatever_its_clock_says() {
+    let (ahead, between) = (put(100, "r", &json!("ahead")), put(70, "r", &json!("old")));
+    for gone in [false, true] {
+        let mut log = Log::new();
+        assert_eq!(fates(log.resolve(&ahead, LWW)), WON);
+        if gone {
+            log.append(&delete(40, "r"));
+        }
+        log.append(&put(50, "r", &json!("later")));
+        assert_eq!(fates(log.resolve(&between, LWW)), LOST, "{gone}");
+        assert_eq!(log.value("r"), Some(json!("later")));
+    }
+}
+
+#[test]
 fn no_row_of_a_tombstone_is_left_when_the_resource_is_made_anew_or_its_tenant_purged() {
     let mut log = Log::new();
     let rows = |log: &Log| {
@@ -286,10 +301,15 @@ fn one_resolution_however_often_it_is_proposed() {
     let cut_off = put(50, "r", &json!(1));
     let first = log.resolve_at(101, &cut_off, LWW);
     log.append(&delete(40, "r"));
-    for how in [LWW, Resolution::Overwrite] {
-        assert_eq!(log.resolve_at(101, &cut_off, how), first);
-    }
+    assert_eq!(log.resolve_at(101, &cut_off, LWW), first);
     assert_eq!(log.value("r"), None);
+    let decided = log.resolve_at(101, &cut_off, Resolution::Overwrite);
+    log.append(&delete(41, "r"));
+    assert_eq!(
+        log.resolve_at(101, &cut_off, Resolution::Overwrite),
+        decided
+    );
+    assert_eq!(log.value("r"), None, "decided once");
 }
 
 #[test]
@@ -398,4 +418,30 @@ fn fates_of_any(what: What) {
         fates(what.clone()).0 + fates(what.clone()).1 + fates(what).2,
         1
     );
+}
+
+/// What apply has answered before is not the answer to another decision.
+#[test]
+fn an_operator_may_overwrite_what_lost() {
+    let mut log = Log::new();
+    log.append(&put(10, "r", &json!("here")));
+    let older = put(9, "r", &json!("older"));
+    assert_eq!(fates(log.resolve_at(101, &older, LWW)), LOST);
+    let decided = log.resolve_at(101, &older, Resolution::Overwrite);
+    assert_eq!(fates(decided), WON);
+    assert_eq!(log.value("r"), Some(json!("older")));
+    log.append(&put(20, "r", &json!("later")));
+    let again = log.resolve_at(101, &older, Resolution::Overwrite);
+    assert_eq!(fates(again), WON, "the same answer");
+    assert_eq!(log.value("r"), Some(json!("later")), "and it was done once");
+}
+
+#[test]
+fn a_client_can_not_take_the_key_of_a_resolution() {
+    let mut log = Log::new();
+    let op = Op::Put(json!("theirs").to_string().into());
+    log.append(&write(10, "other", op, Some("reconcile/1/1/101")));
+    let cut_off = put(9, "r", &json!("cut off"));
+    assert_eq!(fates(log.resolve_at(101, &cut_off, LWW)), WON);
+    assert_eq!(log.value("r"), Some(json!("cut off")));
 }

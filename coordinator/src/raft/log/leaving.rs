@@ -14,6 +14,7 @@ use openraft::EntryPayload;
 use super::super::state::reader::StateReader;
 use super::super::types::{RaftEntry, position_of};
 use super::reader::LogReader;
+use super::salvage;
 use super::store::GroupLog;
 use super::work::{QuarantineRow, Work};
 use crate::core::history::Standing;
@@ -43,9 +44,11 @@ impl GroupLog {
             };
             from = last.log_id.index() + 1;
             for entry in &entries {
-                if let Some((key, value)) = self.row_of(entry, why)? {
-                    bytes += value.len();
-                    rows.push((key, value));
+                if let Some((position, row)) = self.row_of(entry, why)
+                    && !self.is_applied(position)?
+                {
+                    bytes += row.1.len();
+                    rows.push(row);
                 }
             }
             if bytes >= MAX_BATCH_BYTES && from < end {
@@ -58,11 +61,41 @@ impl GroupLog {
         Ok(rows)
     }
 
-    /// What is to be kept of an entry: nothing where the state, as a snapshot has brought it, proves
-    /// that it was committed.
-    fn row_of(&self, entry: &RaftEntry, why: Why) -> io::Result<Option<QuarantineRow>> {
+    /// The same of all that can still be read from `start` on, where the log or the state is damaged and
+    /// this node leaves the group. Puts it into quarantine itself.
+    ///
+    /// # Errors
+    /// When the quarantine can't be written.
+    pub(super) async fn salvage(&self, start: u64) -> io::Result<()> {
+        let (mut next, mut lost, mut kept) = (Some(start), 0, 0);
+        while let Some(from) = next {
+            let (db, group) = (Arc::clone(&self.db), self.group);
+            let read = move || salvage::read_on(&db, group, from, MAX_BATCH_BYTES);
+            let part = tokio::task::spawn_blocking(read).await;
+            let part = part.map_err(io::Error::other)?;
+            // A state that can't tell has not proven it.
+            let is_applied = |at: Position| self.is_applied(at).unwrap_or(false);
+            let found = part.entries.iter();
+            let found = found.filter_map(|entry| self.row_of(entry, Why::Left));
+            let rows: Vec<QuarantineRow> = found
+                .filter(|(position, _)| !is_applied(*position))
+                .map(|(_, row)| row)
+                .collect();
+            (next, lost, kept) = (part.next, lost + part.lost, kept + rows.len());
+            self.durable(|done| Work::Quarantine { rows, done }).await?;
+        }
+        tracing::error!(
+            group = %self.group, kept, lost,
+            "left a group whose log or state is damaged: what could be read is in quarantine"
+        );
+        Ok(())
+    }
+
+    /// What is to be kept of an entry, unless the state, as a snapshot has brought it, proves that it
+    /// was committed.
+    fn row_of(&self, entry: &RaftEntry, why: Why) -> Option<(Position, QuarantineRow)> {
         let EntryPayload::Normal(record) = &entry.payload else {
-            return Ok(None);
+            return None;
         };
         let position = position_of(&entry.log_id);
         let id = EntryId {
@@ -70,15 +103,9 @@ impl GroupLog {
             position,
         };
         let acknowledged = self.tail.lock().is_acknowledged(position);
-        let kept = quarantine::leaving(id, record, acknowledged, unix_ms(), why);
-        let Some(kept) = kept else {
-            return Ok(None);
-        };
-        if self.is_applied(position)? {
-            return Ok(None);
-        }
-        let row: (Bytes, Bytes) = (Bytes::copy_from_slice(&id.key()), kept.encode());
-        Ok(Some(row))
+        let kept = quarantine::leaving(id, record, acknowledged, unix_ms(), why)?;
+        let key = Bytes::copy_from_slice(&id.key());
+        Some((position, (key, kept.encode())))
     }
 
     fn is_applied(&self, position: Position) -> io::Result<bool> {

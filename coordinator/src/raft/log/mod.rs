@@ -15,6 +15,7 @@ pub(crate) mod flusher;
 mod leaving;
 pub(crate) mod reader;
 pub(crate) mod recovery;
+mod salvage;
 pub(crate) mod store;
 pub(crate) mod tail;
 pub(crate) mod work;

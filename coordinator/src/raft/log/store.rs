@@ -70,13 +70,25 @@ impl GroupLog {
 
     /// Stores the group's tombstone and deletes its log. Records that are not known to be committed go
     /// to quarantine; what can't be read any more can't, and does not keep the node in the group.
+    ///
+    /// # Errors
+    /// When the disk takes nothing: to be asked again.
     pub(crate) async fn leave(&self, known: Option<RaftLogId>) -> io::Result<()> {
         let from = next_index(known.as_ref());
-        let rows = self.leaving(from, u64::MAX, Why::Left).await;
-        let rows = rows.unwrap_or_else(|error| {
-            tracing::error!(group = %self.group, %error, "leaving without all records");
-            Vec::new()
-        });
+        let is_damaged = self.tail.lock().damaged;
+        let whole = if is_damaged {
+            Err(io::Error::from(io::ErrorKind::InvalidData))
+        } else {
+            self.leaving(from, u64::MAX, Why::Left).await
+        };
+        let rows = match whole {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::error!(group = %self.group, %error, "leaving without all records");
+                self.salvage(from).await?;
+                Vec::new()
+            }
+        };
         self.durable(|done| Work::Leave { rows, done }).await
     }
 }

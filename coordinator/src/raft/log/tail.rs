@@ -67,6 +67,14 @@ impl Tail {
         }
     }
 
+    /// Of a log of which nothing is known but that it is damaged.
+    pub(crate) fn damaged() -> Self {
+        Self {
+            damaged: true,
+            ..Self::new(0)
+        }
+    }
+
     /// Notes what is committed.
     pub(crate) fn commit(&mut self, committed: Option<RaftLogId>) {
         self.committed = committed;

@@ -90,12 +90,12 @@ impl StateSnapshot<'_> {
         }
     }
 
-    /// All rows of the group in a family, in key order, past the block cache.
+    /// All rows of the group in a family, in key order, past the block cache, until one fails.
     pub(super) fn each_row(
         &self,
         cf: StateCf,
         group: GroupId,
-        mut row: impl FnMut(&[u8], &[u8]),
+        mut row: impl FnMut(&[u8], &[u8]) -> Result<(), StateError>,
     ) -> Result<(), StateError> {
         let (start, end) = group_range(group);
         let mut options = ReadOptions::default();
@@ -108,7 +108,7 @@ impl StateSnapshot<'_> {
             .iterator_cf_opt(family(self.db, cf.name()), options, mode)
         {
             let (key, value) = item.map_err(state_error)?;
-            row(&key, &value);
+            row(&key, &value)?;
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! Three nodes over gRPC on loopback.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use maia_common::{GroupId, NodeId};
 
@@ -79,15 +80,17 @@ async fn leadership_moves_to_whom_it_is_given() {
     let old = cluster.leader(G).await;
     let new = (1..=3).find(|id| *id != old).unwrap();
     let engine = &cluster.up[&old].engine;
+    let said = AtomicBool::new(false);
     let everywhere = engine
         .wait_durable(
             G,
             cluster.propose(G, "b").await.position,
             within(PATIENCE),
-            |on| on.len() == 3,
+            // Said once: the verdict that ends the wait is the one that is returned.
+            |on| (on.len() == 3 && !said.swap(true, Relaxed)).then_some("all"),
         )
         .await;
-    assert_eq!(everywhere.len(), 3);
+    assert_eq!((everywhere.0.len(), everywhere.1), (3, Some("all")));
     engine.transfer(G, NodeId::new(new)).await.unwrap();
     until("the new leader leads", || cluster.up[&new].leads(G)).await;
     let applied = cluster.propose(G, "c").await;
@@ -227,4 +230,25 @@ async fn messages_for_unknown_groups_and_other_nodes_are_refused() {
     };
     let answer = inbound.vote(wrong, VoteKind::Vote, request()).await;
     assert!(answer.is_err(), "{answer:?}");
+}
+
+/// Who waits for a change waits: it is not ready at once because something changed long ago.
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_for_news_of_a_group_is_not_a_busy_loop() {
+    let cluster = Cluster::three(G, |_| {}).await;
+    cluster.propose(G, "a").await;
+    let leader = cluster.leader(G).await;
+    let group = cluster.up[&leader].engine.running(G).unwrap();
+    let (mut data, until) = (group.watch_data(), within(Duration::from_millis(300)));
+    let mut rounds = 0;
+    while Instant::now() < until {
+        assert!(data.see().is_some(), "something is applied");
+        assert!(data.changed(Duration::from_millis(100)).await, "it runs");
+        rounds += 1;
+    }
+    assert!(rounds < 300, "{rounds} rounds in 300 ms");
+    cluster.up[&leader].engine.stop_group(G).await.unwrap();
+    while data.changed(PATIENCE).await {
+        data.see();
+    }
 }

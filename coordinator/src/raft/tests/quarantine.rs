@@ -18,10 +18,11 @@ use rocksdb::{Cache, DB, WriteBatch};
 
 use super::super::counters::Counters;
 use super::super::db::{CF_LOG, family, open_raft, open_state};
-use super::super::keys::log_key;
+use super::super::keys::{APPLIED_MARK, group_key, log_key};
 use super::super::log::flusher::Flusher;
 use super::super::log::recovery;
 use super::super::log::store::{GroupLog, SharedTail};
+use super::super::log::tail::Tail;
 use super::super::propose::within;
 use super::super::state::db::StateDb;
 use super::super::types::{RaftEntry, RaftStoredMembership, log_id};
@@ -29,7 +30,7 @@ use super::super::*;
 use super::field::{Field, NODES};
 use super::harness::*;
 use crate::core::history;
-use crate::core::quarantine::{Acknowledged, Entry, Why};
+use crate::core::quarantine::{Acknowledged, Entry, Waiting, Why};
 use crate::core::record::{Hlc, Record, RecordFields, RecordKind};
 
 const G: GroupId = GroupId::new(3);
@@ -229,6 +230,43 @@ async fn many_and_large_records_are_kept_in_several_writes() {
     assert_eq!(indexes(&store.quarantine()), (0..12).collect::<Vec<_>>());
 }
 
+/// One rotted record, wherever it is, does not take the others along when the node leaves.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_read_of_a_damaged_log_is_kept() {
+    for rotted in [0, 5, 8] {
+        let store = Store::new();
+        let mut log = store.open().await;
+        append(&mut log, 1, 0..9).await;
+        log.save_committed(Some(log_id(1, 2))).await.unwrap();
+        let mut log = store.open().await;
+        append(&mut log, 1, 9..10).await;
+        let cf = family(&store.db, CF_LOG);
+        store.db.put_cf(cf, log_key(G, rotted), b"rotted").unwrap();
+        log.tail = match recovery::load_tail(&store.db, G, None, 0) {
+            Ok(tail) => SharedTail::new(tail),
+            Err(_) => SharedTail::new(Tail::damaged()),
+        };
+        log.leave(Some(log_id(1, 2))).await.unwrap();
+        let whole: Vec<u64> = (3..10).filter(|index| *index != rotted).collect();
+        assert_eq!(indexes(&store.quarantine()), whole, "{rotted} has rotted");
+        assert!(store.db.get_cf(cf, log_key(G, 3)).unwrap().is_none());
+    }
+}
+
+/// Nor does a state that can't say what was applied.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_state_keeps_nothing_from_being_kept() {
+    let store = Store::new();
+    let mut log = store.open().await;
+    append(&mut log, 1, 0..4).await;
+    store.install(&[(1, 0)], (1, 1));
+    let marks = family(&store.state.db, StateCf::Marks.name());
+    let applied = group_key(G, APPLIED_MARK);
+    store.state.db.put_cf(marks, applied, b"rotted").unwrap();
+    log.leave(None).await.unwrap();
+    assert_eq!(indexes(&store.quarantine()), [0, 1, 2, 3]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_go_on_after_an_entry_and_removal_is_of_one() {
     let store = Store::new();
@@ -241,8 +279,20 @@ async fn pages_go_on_after_an_entry_and_removal_is_of_one() {
     let second = quarantine.page(Some(first[1].0), 9, 1).unwrap();
     assert_eq!(second.len(), 1, "at least one, whatever its size");
     assert_eq!(second[0].0.position.index, Index::new(2));
-    quarantine.remove(first[0].0).unwrap();
-    quarantine.remove(first[0].0).unwrap();
+    let (gone, other) = (first[0].0, first[1].1.as_ref().unwrap());
+    quarantine.change(&[], &[gone]).unwrap();
+    let waits = Entry {
+        waiting: Some(Waiting::TooOld),
+        ..other.clone()
+    };
+    let late = Entry {
+        id: gone,
+        ..waits.clone()
+    };
+    quarantine.change(&[late, waits], &[gone]).unwrap();
+    assert_eq!(quarantine.count().unwrap(), 4, "what is gone stays gone");
+    let marked = quarantine.get(first[1].0).unwrap().unwrap();
+    assert_eq!(marked.waiting, Some(Waiting::TooOld));
     assert_eq!(indexes(&quarantine), [1, 2, 3, 4]);
     assert!(quarantine.get(first[0].0).unwrap().is_none());
     assert!(quarantine.get(first[1].0).unwrap().is_some());

@@ -144,18 +144,20 @@ impl DataService {
         let record = record.stamped(self.0.clock.now());
         let proposed = self.0.engine.propose(group, record, deadline).await;
         let applied = proposed.map_err(miss_of)?;
-        let judge = |nodes: &[NodeId]| self.judge(group, rule, nodes.len());
         let mut durable_on = applied.durable_on;
-        if judge(&durable_on) == Verdict::Wait {
-            let is_settled = |nodes: &[NodeId]| judge(nodes) != Verdict::Wait;
-            let position = applied.position;
-            let copies = self
-                .0
-                .engine
-                .wait_durable(group, position, deadline, is_settled);
-            durable_on = copies.await;
+        let mut verdict = self.judge(group, rule, durable_on.len());
+        if verdict == Verdict::Wait {
+            // The verdict that ends the wait is the one that counts: judged anew, it may be to wait again.
+            let settled = |nodes: &[NodeId]| {
+                let verdict = self.judge(group, rule, nodes.len());
+                (verdict != Verdict::Wait).then_some(verdict)
+            };
+            let engine = &self.0.engine;
+            let copies = engine.wait_durable(group, applied.position, deadline, settled);
+            let (nodes, found) = copies.await;
+            (durable_on, verdict) = (nodes, found.unwrap_or(Verdict::Wait));
         }
-        match judge(&durable_on) {
+        match verdict {
             Verdict::Acknowledge { degraded } => {
                 self.0
                     .degraded
@@ -246,6 +248,7 @@ fn miss_of(error: ProposeError) -> Miss {
         ProposeError::NotLeader { leader } => Miss::NotProposed(leader),
         ProposeError::UnknownGroup => Miss::NotProposed(None),
         ProposeError::OutcomeUnknown => Miss::Unknown,
+        ProposeError::CatchingUp => refuse(ErrorCode::Unavailable, error.to_string()),
         ProposeError::DiskFull => refuse(
             ErrorCode::DiskFull,
             "the disk of the tenant's primary has no room".into(),

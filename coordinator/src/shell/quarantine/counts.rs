@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use maia_common::wire::record as wire;
 
-use crate::core::quarantine::Resolution;
+use crate::core::quarantine::{Acknowledged, Resolution};
 
 /// What became of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,15 +77,16 @@ const STRATEGIES: [Option<Resolution>; 4] = [
 /// The counters. Relaxed: they are for people.
 #[derive(Debug, Default)]
 pub struct Counts {
-    entries: AtomicU64,
+    entries: [AtomicU64; Acknowledged::ALL.len()],
     outcomes: [[AtomicU64; Outcome::ALL.len()]; STRATEGIES.len()],
 }
 
 impl Counts {
-    /// Entries when last looked at.
-    #[must_use]
-    pub fn entries(&self) -> u64 {
-        self.entries.load(Ordering::Relaxed)
+    /// Entries when last looked at, by whether a client counts on them; of those that have rotted one
+    /// can't know.
+    pub fn entries(&self) -> impl Iterator<Item = (Acknowledged, u64)> + '_ {
+        let cells = Acknowledged::ALL.into_iter().zip(&self.entries);
+        cells.map(|(acknowledged, n)| (acknowledged, n.load(Ordering::Relaxed)))
     }
 
     /// How often each strategy had each outcome.
@@ -98,8 +99,10 @@ impl Counts {
         })
     }
 
-    pub(super) fn set_entries(&self, entries: u64) {
-        self.entries.store(entries, Ordering::Relaxed);
+    pub(super) fn set_entries(&self, entries: [u64; Acknowledged::ALL.len()]) {
+        for (cell, n) in self.entries.iter().zip(entries) {
+            cell.store(n, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn count(&self, how: Option<Resolution>, outcome: Outcome) {
@@ -129,6 +132,15 @@ mod tests {
         assert_eq!(of(1, 1, 1, 0), Outcome::Merged);
         assert_eq!(of(2, 0, 0, 0), Outcome::Repeated);
         assert_eq!(of(3, 0, 0, 0), Outcome::Committed);
+    }
+
+    #[test]
+    fn entries_are_told_apart_by_who_counts_on_them() {
+        let counts = Counts::default();
+        counts.set_entries([1, 2, 3]);
+        let named = counts.entries().map(|(of, n)| (of.name(), n));
+        let expected = [("no", 1), ("perhaps", 2), ("yes", 3)];
+        assert_eq!(named.collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -15,12 +15,13 @@ use maia_coordinator::metastore::memory::MemoryState;
 use maia_coordinator::raft::Mutations;
 
 use super::Proposal;
+use super::registers::Registers;
 use crate::disk::Entry;
 use crate::plan::GROUP;
 use crate::report::Counts;
 
-struct Committed {
-    term: u64,
+pub(super) struct Committed {
+    pub(super) term: u64,
     id: u64,
     /// The term of the leader that committed it.
     by: u64,
@@ -30,15 +31,20 @@ struct Committed {
 /// The committed history.
 #[derive(Default)]
 pub struct History {
-    entries: Vec<Committed>,
+    pub(super) entries: Vec<Committed>,
     ids: BTreeSet<u64>,
-    state: MemoryState,
-    proposals: BTreeMap<u64, Proposal>,
+    pub(super) state: MemoryState,
+    pub(super) proposals: BTreeMap<u64, Proposal>,
     greatest: u64,
     /// By tenant: the newest step, and whether its seal is in force.
     seals: BTreeMap<usize, (Option<MigrationStep>, bool)>,
     /// By tenant and key: the body, and what was made of it.
-    keys: BTreeMap<(usize, String), (u64, What)>,
+    pub(super) keys: BTreeMap<(usize, String), (u64, What)>,
+    /// Records as they were proposed.
+    pub(super) records: BTreeMap<u64, Record>,
+    /// Proposals that were cut off, and what was made of them.
+    pub(super) settled: BTreeMap<u64, What>,
+    pub(super) registers: Registers,
 }
 
 fn gone(at: u64) -> Result<(), Violation> {
@@ -46,7 +52,8 @@ fn gone(at: u64) -> Result<(), Violation> {
 }
 
 impl History {
-    pub fn proposed(&mut self, id: u64, proposal: &Proposal) {
+    pub fn proposed(&mut self, id: u64, proposal: &Proposal, record: &Record) {
+        self.records.insert(id, record.clone());
         self.proposals.insert(id, proposal.clone());
     }
 
@@ -67,6 +74,14 @@ impl History {
 
     pub fn contains(&self, id: u64) -> bool {
         self.ids.contains(&id)
+    }
+
+    pub fn is_settled(&self, id: u64) -> bool {
+        self.settled.contains_key(&id)
+    }
+
+    pub fn is_sealed(&self, tenant: usize) -> bool {
+        self.seals.get(&tenant).is_some_and(|seal| seal.1)
     }
 
     pub fn has(&self, at: u64) -> bool {
@@ -148,8 +163,11 @@ impl History {
         let Some(proposal) = self.proposals.get(&id).cloned() else {
             return Ok(());
         };
+        if let Some(resolves) = proposal.resolves {
+            return self.judge_resolution(&proposal, resolves, record, &what, counts);
+        }
         let seal = self.seals.entry(proposal.tenant).or_default();
-        if record.kind != RecordKind::Data {
+        if matches!(record.kind, RecordKind::Seal | RecordKind::Unseal) {
             counts.seals += 1;
             let step = record.migration;
             let (newest, is_sealed) = *seal;
@@ -162,10 +180,15 @@ impl History {
             return Ok(());
         }
         let is_sealed = seal.1;
+        // I8: what was resolved is not committed after that.
+        invariants::exactly_once(&None, &self.settled.get(&id))?;
         let took_effect = matches!(&what, What::Written(written) if !written.replayed);
         invariants::sealed(is_sealed, took_effect)?;
         if is_early {
             invariants::early_takes_effect(&format!("record {id}: {what:?}"), took_effect)?;
+        }
+        if took_effect {
+            self.registers.write(record, &what);
         }
         match proposal.key {
             Some((key, body)) => self.judge_key((proposal.tenant, key), body, what, is_sealed),

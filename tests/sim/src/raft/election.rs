@@ -15,6 +15,10 @@ use crate::world::World;
 impl World {
     /// Time passes on a node: campaigns, heartbeats, a leader without a quorum gives up.
     pub fn tick(&mut self, n: usize) {
+        if self.nodes[n].has_left {
+            self.resolve(n);
+            return;
+        }
         let local = self.local(n);
         let may_lead = self.may_lead(n);
         let node = &mut self.nodes[n];
@@ -23,7 +27,8 @@ impl World {
                 let age = lead.quorum_answered(local).map(|at| local - at);
                 let is_alone =
                     age.is_none_or(|age| age > 3 * LEASE) && local - lead.since > 3 * LEASE;
-                let is_due = local - lead.spoke_at >= HEARTBEAT;
+                // One that hands over is silent: if the other one does not win, somebody will.
+                let is_due = !lead.is_transferring && local - lead.spoke_at >= HEARTBEAT;
                 if is_alone || !may_lead {
                     self.step_down(n, "it is alone, or its clock is off");
                 } else if is_due {
@@ -39,6 +44,7 @@ impl World {
             _ => {}
         }
         self.look_at_pending(n);
+        self.resolve(n);
     }
 
     fn may_lead(&self, n: usize) -> bool {

@@ -1,10 +1,12 @@
-//! Entries on their way: sending, taking, committing, and what leaves a log.
+//! Entries on their way: sending, taking, committing.
 
 use maia_common::position::{Index, Position, Term};
 
+use maia_coordinator::core::quarantine::Why;
+
 use super::{Body, Role};
-use crate::disk::{Entry, Image, Kept, Op, Then};
-use crate::plan::{Bug, MEMBERS, Micros, WITNESS};
+use crate::disk::{Entry, Op, Then};
+use crate::plan::{MEMBERS, Micros, WITNESS};
 use crate::world::World;
 
 /// Entries in one message.
@@ -98,20 +100,22 @@ impl World {
         }
         let end = start + entries.len() as u64;
         let mut new: Vec<Entry> = Vec::new();
-        let mut ops = Vec::new();
+        let mut cut_at = None;
         for (at, entry) in (start + 1..).zip(entries) {
             if new.is_empty() && (at <= base || stored.term_at(at) == Some(entry.term)) {
                 continue;
             }
             if new.is_empty() && at <= stored.last_index() {
-                if !self.plan.has(Bug::DroppedAtTruncation) {
-                    ops.push(Op::Quarantine(leaving(stored, at, node.raft.commit)));
-                }
-                ops.push(Op::Truncate(at));
+                cut_at = Some(at);
             }
             new.push(entry);
         }
         node.raft.commit = node.raft.commit.max(commit.min(end));
+        let mut ops = Vec::new();
+        if let Some(at) = cut_at {
+            ops.push(Op::Quarantine(self.leaving(n, at, Why::Truncated)));
+            ops.push(Op::Truncate(at));
+        }
         if !new.is_empty() {
             ops.push(Op::Append(new));
         }
@@ -191,17 +195,4 @@ impl World {
         }
         self.look_at_pending(n);
     }
-}
-
-/// Records from an index on that this node does not know to be committed. The place where the
-/// product's quarantine core decides, once it is there.
-pub(super) fn leaving(stored: &Image, from: u64, commit: u64) -> Vec<Kept> {
-    (from.max(commit + 1)..=stored.last_index())
-        .filter_map(|at| Some((at, stored.entry(at)?)))
-        .filter(|(_, entry)| entry.record.is_some())
-        .map(|(at, entry)| Kept {
-            id: entry.id,
-            position: Position::new(Term::new(entry.term), Index::new(at)),
-        })
-        .collect()
 }

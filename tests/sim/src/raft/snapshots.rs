@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 
+use maia_coordinator::core::quarantine::Why;
 use maia_coordinator::metastore::memory::MemoryState;
 use maia_coordinator::raft::{Mutations, StateCf};
 
 use super::Body;
-use super::replication::leaving;
 use crate::disk::{Op, Snapshot, Then};
 use crate::plan::{Bug, Micros};
 use crate::world::World;
@@ -46,13 +46,13 @@ impl World {
         if stored.term_at(index) == Some(snapshot.at.term.get()) || stored.base >= snapshot.at {
             // What it has goes as far: it keeps its log.
         } else {
-            if !self.plan.has(Bug::DroppedUnderSnapshot) {
-                let first = stored.base.index.get() + 1;
-                ops.push(Op::Quarantine(leaving(stored, first, node.raft.commit)));
-            }
-            ops.push(Op::Replace(Rc::clone(&snapshot)));
+            let first = stored.base.index.get() + 1;
+            // First the state: what it has in its history was committed.
             node.load(&snapshot);
             node.observe_state();
+            let left = self.leaving(n, first, Why::UnderSnapshot);
+            ops.push(Op::Quarantine(left));
+            ops.push(Op::Replace(Rc::clone(&snapshot)));
             self.oracle.counts.installs += 1;
             self.trace(|| format!("node {n} installs a snapshot up to {index}"));
         }

@@ -40,6 +40,7 @@ impl World {
             if acks::may_answer_early(&pending.record, facts) {
                 let position = pending.position;
                 self.trace(|| format!("node {n} answers {} early", pending.id));
+                self.nodes[n].early.insert(position);
                 self.oracle.early(pending.id, position, n);
                 self.answered(n, at);
                 let token = token_of(&pending.record, position);

@@ -1,5 +1,7 @@
 //! A process as the system sees it: its resident memory, and how it is made to end.
 
+use std::time::Duration;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -9,6 +11,19 @@ pub fn resident_bytes(pid: i32) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kilobytes = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
     kilobytes.unwrap_or(0) * 1024
+}
+
+/// Processor time of these processes so far, user's and system's. Of one that is gone none.
+pub fn cpu_time(pids: &[i32]) -> Duration {
+    /// What `sysconf(_SC_CLK_TCK)` says on every Linux.
+    const TICK: Duration = Duration::from_millis(10);
+    let ticks = |pid: &i32| -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let mut fields = stat.rsplit(')').next()?.split_whitespace().skip(11);
+        let (user, system) = (fields.next()?, fields.next()?);
+        Some(user.parse::<u32>().ok()? + system.parse::<u32>().ok()?)
+    };
+    pids.iter().filter_map(ticks).map(|t| TICK * t).sum()
 }
 
 /// Whether it still runs.

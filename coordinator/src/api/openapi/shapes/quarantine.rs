@@ -63,6 +63,8 @@ pub struct QuarantineEntry {
 /// A page of a coordinator's quarantine.
 #[derive(ToSchema)]
 pub struct QuarantinePage {
+    /// The coordinator that answers.
+    node: u64,
     /// In the order of group, term and index.
     entries: Vec<QuarantineEntry>,
     /// Entries that have rotted: they can only be dropped.
