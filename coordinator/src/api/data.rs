@@ -344,9 +344,10 @@ pub async fn read(
         which: Which::One(id),
     };
     let served = serve(&api, &headers, freshness.strong()?, query).await?;
-    let found = served.page.items.into_iter().next();
-    let (_, resource) =
-        found.ok_or_else(|| ApiError::new(ErrorCode::NotFound, "the resource does not exist"))?;
+    let Some((_, resource)) = served.page.items.into_iter().next() else {
+        let absent = ApiError::new(ErrorCode::NotFound, "the resource does not exist");
+        return Ok(with_lag(absent.into_response(), served.lag));
+    };
     let tag = etag(resource.version.as_ref());
     let mut response = if headers
         .get(header::IF_NONE_MATCH)

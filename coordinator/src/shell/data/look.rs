@@ -9,7 +9,8 @@ use crate::core::data as core;
 use crate::core::history::Standing;
 use crate::raft::{StateCf, StateError, StateSnapshot, StateView};
 
-/// After this many bytes a page ends: what is listed is in memory at once.
+/// After this many bytes a page ends: what is listed is in memory at once, and with one resource more
+/// it must fit a message between coordinators (`limits::MAX_RPC_BYTES`).
 const PAGE_BYTES: usize = 4 << 20;
 /// Rows that are read at once; each may be as large as a resource.
 const PAGE_STEP: usize = 16;
@@ -124,14 +125,20 @@ fn page_of(
         let step = PAGE_STEP.min(limit - page.items.len());
         let rows = view.scan(StateCf::Data, &start, after.as_deref(), step)?;
         let is_last = rows.len() < step;
+        let found = rows.len();
+        let mut taken = 0;
         for (key, value) in rows {
+            if bytes >= PAGE_BYTES {
+                break;
+            }
             bytes += value.len();
+            taken += 1;
             let resource = core::decode_resource(value)?;
             page.items
                 .extend(core::resource_id_of(&key, whole).map(|id| (id, resource)));
             after = Some(key);
         }
-        if is_last {
+        if is_last && taken == found {
             return Ok(page);
         }
     }

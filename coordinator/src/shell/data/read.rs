@@ -18,9 +18,9 @@ use maia_common::limits;
 use maia_common::position::Position;
 use maia_common::runtime::Backoff;
 
-use super::DataService;
 use super::look::{Look, Page, Query};
 use super::propose::leaderless;
+use super::{DataService, PLACEMENT_PATIENCE};
 use crate::core::token::Token;
 use crate::raft::{ReadError, StateError};
 use crate::shell::peers::PeerError;
@@ -65,12 +65,14 @@ impl DataService {
             let text = "the consistency token is of another tenant";
             return Err(Refusal::new(ErrorCode::InvalidRequest, text));
         }
-        let group = self.prepare_read(&query.tenant, *strong, deadline).await?;
-        if token.as_ref().is_some_and(|token| token.group != group) {
-            let text = "the consistency token is of a group in which the tenant is no more";
-            return Err(Refusal::new(ErrorCode::DivergedHistory, text));
-        }
+        let tenant = &query.tenant;
+        let group = self.group_for(tenant, token.as_ref(), deadline).await?;
+        self.prepare_read(group, tenant, *strong, deadline).await?;
         let position = token.as_ref().map(|token| token.position);
+        // What is taken for the leader may be deposed: it is asked only for what it can prove to have.
+        if position.is_none() || *strong {
+            return self.serve_at(group, query, position, deadline).await;
+        }
         let patience = deadline.min(Instant::now() + limits::TOKEN_PATIENCE);
         let found = self.serve_at(group, query, position, patience).await;
         match found {
@@ -135,15 +137,37 @@ impl DataService {
         status.is_some_and(|s| s.stopped.is_some() || s.has_copy(self.0.me.0))
     }
 
+    /// The group to read from. A token of another one may come from a placement that has not
+    /// arrived here yet, so asks the metastore's leader before it says that the tenant has left it.
+    async fn group_for(
+        &self,
+        tenant: &TenantId,
+        token: Option<&Token>,
+        deadline: Instant,
+    ) -> Result<GroupId, Refusal> {
+        let known = self.home_caught_up(tenant, deadline).await?.placement.group;
+        let Some(token) = token.filter(|token| token.group != known) else {
+            return Ok(known);
+        };
+        let patience = deadline.min(Instant::now() + PLACEMENT_PATIENCE);
+        self.0.store.catch_up(patience).await?;
+        let group = self.home(tenant)?.placement.group;
+        if group != token.group {
+            let text = "the consistency token is of a group in which the tenant is no more";
+            return Err(Refusal::new(ErrorCode::DivergedHistory, text));
+        }
+        Ok(group)
+    }
+
     /// Makes sure that reads of this tenant may be served here; with `strong`, that they see all
-    /// writes acknowledged before this call. Returns the group to read from.
+    /// writes acknowledged before this call.
     async fn prepare_read(
         &self,
+        group: GroupId,
         tenant: &TenantId,
         strong: bool,
         deadline: Instant,
-    ) -> Result<GroupId, Refusal> {
-        let group = self.home_caught_up(tenant, deadline).await?.placement.group;
+    ) -> Result<(), Refusal> {
         if !self.has_copy(group) {
             let text = format!(
                 "no copy of tenant `{tenant}` is kept in region {}",
@@ -159,7 +183,7 @@ impl DataService {
                 return Err(Refusal::new(ErrorCode::NotYet, text));
             }
         }
-        Ok(group)
+        Ok(())
     }
 
     async fn read_index(&self, group: GroupId, deadline: Instant) -> Result<Position, Refusal> {
@@ -185,8 +209,7 @@ impl DataService {
 }
 
 fn not_yet() -> Refusal {
-    let text =
-        "the write of the consistency token has not arrived here yet, and the leader can't say";
+    let text = "this copy does not have yet what the read must see, and no leader can show it";
     Refusal::new(ErrorCode::NotYet, text)
 }
 
