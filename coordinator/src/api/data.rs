@@ -248,8 +248,9 @@ pub async fn put(
         &headers,
     )?;
     let done = write(&api, &headers, asked).await?;
-    let created = done.written.created.first() == Some(&true);
-    let status = if created {
+    // Of one that is not applied yet it is not known.
+    let created = done.written.created.first().copied();
+    let status = if created == Some(true) {
         StatusCode::CREATED
     } else {
         StatusCode::OK

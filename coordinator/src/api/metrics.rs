@@ -105,6 +105,8 @@ fn quarantine(text: &mut Text, api: &Api) {
 fn acknowledgements(text: &mut Text, api: &Api) {
     let degraded = api.parts.data.degraded();
     text.single(names::REPLICATION_DEGRADED, "counter", degraded);
+    let early = api.parts.data.early();
+    text.single(names::REPLICATION_EARLY, "counter", early);
 }
 
 fn violations(text: &mut Text, api: &Api) {

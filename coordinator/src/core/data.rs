@@ -31,7 +31,7 @@ mod slot;
 mod stamps;
 mod tombstones;
 
-pub use apply::{DATA_VERSION, apply, decode_outcome, decode_resource};
+pub use apply::{DATA_VERSION, apply, decode_outcome, decode_resource, early_outcome};
 pub use etag::{etag, parse_etag};
 pub use keys::{resource_id_of, resource_key, type_prefix};
 pub use seal::is_open;

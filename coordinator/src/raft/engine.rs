@@ -29,6 +29,7 @@ use super::config::EngineConfig;
 use super::counters::{Counters, LogStats};
 use super::db;
 use super::disk::DiskGuard;
+use super::early::Transferring;
 use super::errors::{EngineOpenError, GroupError};
 use super::events::LeaderEvents;
 use super::group::{Group, GroupStatus};
@@ -277,6 +278,7 @@ impl Engine {
             gate,
             heard_ms: AtomicU64::new(0),
             trail: Mutex::default(),
+            transferring: Transferring::default(),
             started: Instant::now(),
             silent_until,
         })

@@ -11,6 +11,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::metrics::RaftDataMetrics;
 use openraft::{Instant as _, ServerState};
 
+use super::early::Transferring;
 use super::groups::Stop;
 use super::log::store::SharedTail;
 use super::types::{RaftNode, TypeConfig, node_of, position_of, term_of};
@@ -32,6 +33,8 @@ pub(crate) struct Group {
     pub(crate) heard_ms: AtomicU64,
     /// What leaders said to be committed, for how far this copy is behind.
     pub(crate) trail: Mutex<Trail>,
+    /// Whether its leadership is being handed over.
+    pub(crate) transferring: Transferring,
     /// When the instance was started.
     pub(crate) started: Instant,
     /// Until then this node neither votes nor campaigns in this group; none: it had never voted.

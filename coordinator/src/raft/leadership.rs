@@ -64,6 +64,7 @@ impl Engine {
         if matched + TRANSFER_MAX_LAG < last {
             return refuse(&format!("it has {matched} of {last} records"));
         }
+        running.transferring.begin(status.term);
         let asked = running.raft.trigger().transfer_leader(to.get()).await;
         asked.map_err(|e| GroupError::Stopped {
             group,

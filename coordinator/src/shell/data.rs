@@ -6,9 +6,10 @@
 //!                           └──elsewhere──▶ Peer::Propose ────────────┘
 //! ```
 //! Invariants: I2 (answered after commit on a majority and, as the tenant's sync mode asks, on more
-//! data followers), I8 (a retry inside this module is made only with an idempotency key, or when
+//! data followers), I3 (before it in async mode alone, see `early`), I8 (a retry inside this module is made only with an idempotency key, or when
 //! nothing was proposed), I10 (no placement, no write).
 
+mod early;
 mod look;
 mod propose;
 mod read;
@@ -98,6 +99,8 @@ pub struct DataParts {
     pub token_key: TokenKey,
     /// Writes that this node, as their leader, acknowledged on fewer copies than their tenants ask for.
     pub degraded: Arc<AtomicU64>,
+    /// Writes that this node, as their leader, acknowledged before their commit.
+    pub early: Arc<AtomicU64>,
 }
 
 /// The service. Cheap to clone.
@@ -132,6 +135,12 @@ impl DataService {
     #[must_use]
     pub fn degraded(&self) -> u64 {
         self.0.degraded.load(Ordering::Relaxed)
+    }
+
+    /// How many writes this node acknowledged before their commit.
+    #[must_use]
+    pub fn early(&self) -> u64 {
+        self.0.early.load(Ordering::Relaxed)
     }
 
     fn home(&self, tenant: &TenantId) -> Result<Home, Refusal> {

@@ -142,6 +142,7 @@ impl Node {
             silence,
             token_key: key.token_key(),
             degraded: Arc::default(),
+            early: Arc::default(),
         });
         let peer = PeerService {
             identity: identity.clone(),

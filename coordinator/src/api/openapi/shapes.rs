@@ -222,8 +222,8 @@ pub struct Written {
     r#type: String,
     /// Its id.
     id: String,
-    /// Whether it did not exist.
-    created: bool,
+    /// Whether it did not exist; null in async mode, where that was not known yet.
+    created: Option<bool>,
     /// Its ETag.
     etag: String,
 }

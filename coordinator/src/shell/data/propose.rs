@@ -13,7 +13,7 @@ use maia_common::runtime::Backoff;
 use super::DataService;
 use crate::core::acks::{self, AckRule, Progress, Replicas, Verdict};
 use crate::core::record::{Record, RecordKind};
-use crate::raft::{GroupStatus, ProposeError};
+use crate::raft::{GroupStatus, ProposeError, Settled};
 use crate::shell::peers::{PeerError, RemoteApplied};
 use crate::shell::placements::Refusal;
 
@@ -142,8 +142,14 @@ impl DataService {
         let ready = self.0.engine.apply_term_start(group, deadline).await;
         ready.map_err(miss_of)?;
         let record = record.stamped(self.0.clock.now());
-        let proposed = self.0.engine.propose(group, record, deadline).await;
-        let applied = proposed.map_err(miss_of)?;
+        let proposed = self.propose_by(group, rule, record, deadline).await;
+        let applied = match proposed.map_err(miss_of)? {
+            Settled::Applied(applied) => applied,
+            Settled::Early {
+                position,
+                durable_on,
+            } => return Ok(self.early_answer(group, position, durable_on)),
+        };
         let mut durable_on = applied.durable_on;
         let mut verdict = self.judge(group, rule, durable_on.len());
         if verdict == Verdict::Wait {
