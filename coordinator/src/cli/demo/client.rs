@@ -8,6 +8,7 @@ use maia_common::ids::RegionName;
 use reqwest::{Method, StatusCode, header};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+const TEXT_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_HOPS: usize = 5;
 
 /// An application that serves one tenant.
@@ -38,6 +39,16 @@ pub struct Outcome {
 pub struct Hop {
     pub location: String,
     pub reason: String,
+}
+
+/// What a plain GET of this URL brings, such as metrics.
+///
+/// # Errors
+/// When nobody answers.
+pub async fn text(url: &str) -> anyhow::Result<String> {
+    let http = reqwest::Client::builder().no_proxy().timeout(TEXT_TIMEOUT);
+    let answer = http.build()?.get(url).send().await?;
+    Ok(answer.error_for_status()?.text().await?)
 }
 
 impl Application {

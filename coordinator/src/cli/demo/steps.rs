@@ -22,6 +22,9 @@ pub const GLOBAL: &str = "demo-global";
 /// The note that steps 3 and 4 write and read.
 pub(super) const PATH: &str = "/v1/data/notes/hello";
 pub(super) const NOTE: &str = r#"{"text":"written in one region, read in all"}"#;
+/// As [`GLOBAL`], in async mode.
+pub const ASYNC: &str = "demo-async";
+
 /// How long a thing may take that takes milliseconds when all is well.
 pub(super) const SOON: Duration = Duration::from_secs(20);
 pub(super) const POLL: Duration = Duration::from_millis(2);
@@ -97,7 +100,7 @@ impl Tour {
     }
 
     /// Waits until every proxy decides by this version.
-    async fn in_force(&self, tenant: &str, version: &Value) -> anyhow::Result<()> {
+    pub(super) async fn in_force(&self, tenant: &str, version: &Value) -> anyhow::Result<()> {
         let end = Instant::now() + SOON;
         for region in &self.cluster.regions {
             let api = Api::new(vec![region.proxy_admin_url.clone()], None)?;
@@ -178,7 +181,7 @@ impl Tour {
 }
 
 /// PUT of a placement; a cluster that is just electing is asked again.
-async fn put_placement(api: &Api, tenant: &str, spec: &Value) -> anyhow::Result<Value> {
+pub(super) async fn put_placement(api: &Api, tenant: &str, spec: &Value) -> anyhow::Result<Value> {
     let path = format!("/v1/placements/{tenant}");
     let end = Instant::now() + SOON;
     loop {
