@@ -205,6 +205,10 @@ pub struct Failover {
     /// No second move of a group within this.
     #[serde(with = "maia_common::duration::text")]
     pub inhibit_window: Duration,
+    /// A node whose wall clock is further than this from those of most members of a group does not
+    /// lead it. Above what a round trip between regions can make uncertain.
+    #[serde(with = "maia_common::duration::text")]
+    pub max_clock_offset: Duration,
 }
 
 impl Default for Failover {
@@ -213,6 +217,7 @@ impl Default for Failover {
             auto: true,
             stable_for: Duration::from_secs(10),
             inhibit_window: Duration::from_secs(60),
+            max_clock_offset: Duration::from_millis(500),
         }
     }
 }
@@ -288,6 +293,10 @@ impl Config {
         demand(
             election.timeout_max > election.timeout_min,
             "election.timeout_max: must be greater than election.timeout_min",
+        );
+        demand(
+            self.failover.max_clock_offset >= Duration::from_millis(1),
+            "failover.max_clock_offset: must be at least 1ms",
         );
         demand(
             self.groups.collect_after >= election.timeout_max,

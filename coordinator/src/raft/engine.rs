@@ -279,6 +279,7 @@ impl Engine {
             heard_ms: AtomicU64::new(0),
             trail: Mutex::default(),
             transferring: Transferring::default(),
+            unfit: Mutex::default(),
             started: Instant::now(),
             silent_until,
         })
@@ -298,12 +299,12 @@ impl Engine {
     /// Lets the group campaign once its silence is over.
     fn end_silence(&self, group: Arc<Group>) {
         let Some(until) = group.silent_until else {
-            group.raft.runtime_config().elect(true);
+            group.let_campaign();
             return;
         };
         self.tasks.spawn_until_stop("vote-silence", async move {
             tokio::time::sleep_until(until.into()).await;
-            group.raft.runtime_config().elect(true);
+            group.let_campaign();
         });
     }
 

@@ -71,6 +71,9 @@ pub enum GroupError {
     /// This node has just started and may have promised another its vote.
     #[error("this node does not campaign in group {0} yet: it has just started")]
     Silent(GroupId),
+    /// This node may not lead.
+    #[error("this node does not campaign in group {0}: its clock is off")]
+    Unfit(GroupId),
     /// The target of a transfer lags, or is no voter.
     #[error("node {to} cannot take over group {group}: {reason}")]
     TransferTarget {

@@ -1,7 +1,8 @@
 //! One running group: its openraft instance and what stands around it.
 
-use std::sync::Mutex;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use maia_common::runtime::Gate;
@@ -37,6 +38,8 @@ pub(crate) struct Group {
     pub(crate) transferring: Transferring,
     /// When the instance was started.
     pub(crate) started: Instant,
+    /// Members that shall not lead the group, as whoever watches the clocks says.
+    pub(crate) unfit: Mutex<BTreeSet<NodeId>>,
     /// Until then this node neither votes nor campaigns in this group; none: it had never voted.
     pub(crate) silent_until: Option<Instant>,
 }
@@ -170,6 +173,18 @@ impl Group {
     /// Whether this node must not vote yet.
     pub(crate) fn is_silent(&self, now: Instant) -> bool {
         self.silent_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether a member shall not lead.
+    pub(crate) fn is_unfit(&self, member: NodeId) -> bool {
+        let unfit = self.unfit.lock().unwrap_or_else(PoisonError::into_inner);
+        unfit.contains(&member)
+    }
+
+    /// Has openraft campaign by itself, or not, by what is so now.
+    pub(crate) fn let_campaign(&self) {
+        let may = !self.is_unfit(self.node) && !self.is_silent(Instant::now());
+        self.raft.runtime_config().elect(may);
     }
 
     /// Ends the instance.

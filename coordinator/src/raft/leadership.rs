@@ -2,6 +2,7 @@
 //! the reconcilers of the shell; consensus on all of it is openraft's.
 
 use std::collections::BTreeSet;
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use maia_common::{GroupId, Index, NodeId};
@@ -23,11 +24,30 @@ impl Engine {
         if running.is_silent(Instant::now()) {
             return Err(GroupError::Silent(group));
         }
+        if running.is_unfit(running.node) {
+            return Err(GroupError::Unfit(group));
+        }
         let elected = running.raft.trigger().elect(true).await;
         elected.map_err(|e| GroupError::Stopped {
             group,
             reason: e.to_string(),
         })
+    }
+
+    /// Says which members shall not lead the group; returns whether that is news of this node. If it
+    /// shall not, it does not campaign and is handed nothing; what it leads stays with it until it is handed
+    /// on. It hands nothing to the others.
+    pub fn set_unfit(&self, group: GroupId, unfit: BTreeSet<NodeId>) -> bool {
+        let Ok(running) = self.running(group) else {
+            return false;
+        };
+        let is_unfit = unfit.contains(&running.node);
+        let before = {
+            let mut known = running.unfit.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *known, unfit)
+        };
+        running.let_campaign();
+        before.contains(&running.node) != is_unfit
     }
 
     /// Hands the group to a voter that has caught up. Once asked, openraft cannot be stopped: if
@@ -57,6 +77,9 @@ impl Engine {
         };
         if !status.voters.contains(&to) {
             return refuse("it has no vote");
+        }
+        if running.is_unfit(to) {
+            return refuse("its clock is off");
         }
         let follower = status.followers.iter().find(|f| f.node == to);
         let matched = follower.and_then(|f| f.matched).map_or(0, Index::get);

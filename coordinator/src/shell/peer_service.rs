@@ -233,6 +233,14 @@ impl wire::peer_server::Peer for PeerService {
         Ok(Response::new(reply))
     }
 
+    async fn clock(
+        &self,
+        _request: Request<wire::ClockRequest>,
+    ) -> Result<Response<wire::ClockReply>, Status> {
+        let unix_ms = unix_us() / 1000;
+        Ok(Response::new(wire::ClockReply { unix_ms }))
+    }
+
     async fn identify(
         &self,
         request: Request<wire::IdentifyRequest>,

@@ -256,6 +256,16 @@ impl Peers {
         })
     }
 
+    /// Asks for a node's wall clock, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn clock(&self, node: NodeId, deadline: Instant) -> Result<u64, PeerError> {
+        let mut client = self.client(node)?;
+        let reply = call(deadline, client.clock(wire::ClockRequest {})).await?;
+        Ok(reply.unix_ms)
+    }
+
     /// Asks a node who it is, and what it knows of this one; with `claim` it first notes this disk as
     /// this node's, unless another is noted.
     ///

@@ -36,6 +36,9 @@ pub enum InboundError {
     /// This process started so recently that it may have promised a leader its lease before.
     #[error("this node does not vote yet: it has just started")]
     Silent,
+    /// It may not lead.
+    #[error("this node takes no group over: its clock is off")]
+    Unfit,
     /// The disk is nearly full.
     #[error("this node's disk is nearly full")]
     DiskFull,
@@ -104,6 +107,9 @@ impl Inbound {
         let group = self.group(route)?;
         if group.is_silent(Instant::now()) {
             return Err(InboundError::Silent);
+        }
+        if group.is_unfit(self.node) {
+            return Err(InboundError::Unfit);
         }
         group
             .raft

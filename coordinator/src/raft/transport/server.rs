@@ -39,7 +39,9 @@ fn status(error: &InboundError) -> Status {
         InboundError::WrongNode { .. } | InboundError::Stopped(_) => {
             Status::failed_precondition(text)
         }
-        InboundError::Silent | InboundError::DiskFull => Status::unavailable(text),
+        InboundError::Silent | InboundError::Unfit | InboundError::DiskFull => {
+            Status::unavailable(text)
+        }
     }
 }
 
