@@ -16,6 +16,10 @@ pub const PLACEMENT_EPOCH: &str = "x-maia-placement-epoch";
 pub const CONSISTENCY_TOKEN: &str = "x-maia-consistency-token";
 /// Regions that hold a write durably.
 pub const ACKED_REGIONS: &str = "x-maia-acked-regions";
+/// `true` on a write that is held by fewer copies than the tenant asks for.
+pub const ACK_DEGRADED: &str = "x-maia-ack-degraded";
+/// How far what a read saw may be behind the group's leader, in milliseconds.
+pub const REPLICA_LAG_MS: &str = "x-maia-replica-lag-ms";
 /// Loop guard between proxies. Never taken from a client unless signed.
 pub const HOPS: &str = "x-maia-hops";
 /// Makes a retry recognizable.

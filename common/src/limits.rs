@@ -143,6 +143,9 @@ pub const PROXIES_DEADLINE: Duration = Duration::from_millis(500);
 pub const MAX_API_IN_FLIGHT: usize = 4096;
 /// How long an API request may take in all, writes included, before it is `outcome_unknown`.
 pub const API_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a read with a consistency token waits for this node's copy before the leader is asked:
+/// much longer than a copy that keeps up needs, and short enough to leave the leader time.
+pub const TOKEN_PATIENCE: Duration = Duration::from_secs(2);
 /// How many times a request may be passed between coordinators: leader, then its successor.
 pub const MAX_INTERNAL_HOPS: u32 = 3;
 /// Hops of a forwarded request between proxies, then 508.

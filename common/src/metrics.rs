@@ -45,6 +45,12 @@ metrics! {
         "1 while there are more of those records than there should be, all of which clients may count on: alert.";
     REPLICATION_CONFLICTS = "maia_replication_conflicts_total",
         "Quarantined records that were dealt with, by strategy and outcome.";
+    REPLICATION_DEGRADED = "maia_replication_degraded_total",
+        "Writes acknowledged by this node on fewer copies than their tenants ask for.";
+    REPLICATION_EARLY = "maia_replication_early_total",
+        "Writes in async mode acknowledged by this node before their commit.";
+    CLOCK_OFFSET_SECONDS = "maia_clock_offset_seconds",
+        "How far another node's wall clock is ahead of this one's, as heard lately.";
     FEED_SUBSCRIBERS = "maia_feed_subscribers", "Proxies on this coordinator's feed.";
     FEED_PUSH_SECONDS = "maia_feed_push_seconds", "From a commit to its delta on the feed.";
     FEED_CUT_OFF = "maia_feed_cut_off_total", "Streams of the feed ended by this coordinator, by reason.";

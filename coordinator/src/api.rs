@@ -37,6 +37,7 @@ use crate::config::Auth;
 use crate::feed::Hub;
 use crate::metastore::Metastore;
 use crate::raft::Engine;
+use crate::shell::clock_watch::Offsets;
 use crate::shell::cluster::Cluster;
 use crate::shell::data::DataService;
 use crate::shell::nodes::Nodes;
@@ -82,6 +83,8 @@ pub struct Parts {
     pub rpc: Rpc,
     /// For rates and lags.
     pub vitals: Arc<ArcSwap<Vitals>>,
+    /// How far the clocks of other nodes are from this one's.
+    pub offsets: Offsets,
     /// A member that did not answer for longer is taken for unreachable.
     pub replica_silence: Duration,
     /// Where the log's files are.

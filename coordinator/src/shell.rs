@@ -5,6 +5,7 @@ pub mod applier;
 pub mod bootstrap;
 pub mod changes;
 pub mod clock;
+pub mod clock_watch;
 pub mod cluster;
 pub mod controller;
 pub mod data;

@@ -160,6 +160,7 @@ async fn a_shortage_of_copies_is_known_before_the_write() {
         .split(',')
         .count();
     assert_eq!(acked, 2);
+    assert_eq!(answer.header("x-maia-ack-degraded"), Some("true"));
     assert!(
         began.elapsed() < Duration::from_secs(3),
         "{:?}",

@@ -1,5 +1,7 @@
 //! `/v1/data/…`: the built-in origin by HTTP. ETag is (group, term, index) of the last change.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -24,7 +26,10 @@ use super::{Api, deadline};
 use crate::core::data::{etag, parse_etag};
 use crate::core::entries::content;
 use crate::core::record::Idempotency;
-use crate::shell::data::{Resource, WriteRequest, Written};
+use crate::core::token::Token;
+use crate::shell::data::{
+    Query as Wanted, ReadRequest, Resource, Served, Which, WriteRequest, Written,
+};
 
 type Answer = Result<Response, ApiError>;
 type Body = Result<Bytes, BytesRejection>;
@@ -206,6 +211,13 @@ fn written(mut response: Response, written: &Written) -> Response {
     if let Ok(value) = HeaderValue::from_str(&regions.join(",")) {
         headers.insert(headers::ACKED_REGIONS, value);
     }
+    if let Ok(value) = HeaderValue::from_str(&written.token) {
+        headers.insert(headers::CONSISTENCY_TOKEN, value);
+    }
+    if written.degraded {
+        let value = HeaderValue::from_static("true");
+        headers.insert(headers::ACK_DEGRADED, value);
+    }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
@@ -238,8 +250,9 @@ pub async fn put(
         &headers,
     )?;
     let done = write(&api, &headers, asked).await?;
-    let created = done.written.created.first() == Some(&true);
-    let status = if created {
+    // Of one that is not applied yet it is not known.
+    let created = done.written.created.first().copied();
+    let status = if created == Some(true) {
         StatusCode::CREATED
     } else {
         StatusCode::OK
@@ -309,7 +322,7 @@ pub async fn remove(
     path = "/v1/data/{kind}/{id}",
     operation_id = "get_resource",
     tag = "data",
-    params(("kind" = String, Path, description = "The type of the resource"), ("id" = String, Path, description = "The resource"), Freshness, shapes::Tenant),
+    params(("kind" = String, Path, description = "The type of the resource"), ("id" = String, Path, description = "The resource"), Freshness, shapes::Tenant, shapes::ReadAfter),
     responses(
         (status = 200, description = "As it was written", body = String, content_type = "*/*"),
         (status = 304, description = "It has the ETag of If-None-Match"),
@@ -328,17 +341,16 @@ pub async fn read(
         ResourceType::new(kind)?,
         ResourceId::new(id)?,
     );
-    let strong = freshness.strong()?;
-    let group = api
-        .parts
-        .data
-        .prepare_read(&tenant, strong, deadline())
-        .await?;
-    let resource = api
-        .parts
-        .data
-        .read(group, &tenant, &kind, &id)?
-        .ok_or_else(|| ApiError::new(ErrorCode::NotFound, "the resource does not exist"))?;
+    let query = Wanted {
+        tenant,
+        kind,
+        which: Which::One(id),
+    };
+    let served = serve(&api, &headers, freshness.strong()?, query).await?;
+    let Some((_, resource)) = served.page.items.into_iter().next() else {
+        let absent = ApiError::new(ErrorCode::NotFound, "the resource does not exist");
+        return Ok(with_lag(absent.into_response(), served.lag));
+    };
     let tag = etag(resource.version.as_ref());
     let mut response = if headers
         .get(header::IF_NONE_MATCH)
@@ -356,7 +368,48 @@ pub async fn read(
         answer.insert(header::ETAG, value);
     }
     answer.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    Ok(with_lag(response, served.lag))
+}
+
+async fn serve(
+    api: &Api,
+    headers: &HeaderMap,
+    strong: bool,
+    query: Wanted,
+) -> Result<Served, ApiError> {
+    let request = ReadRequest {
+        query,
+        strong,
+        token: token(api, headers)?,
+    };
+    Ok(api.parts.data.serve(&request, deadline()).await?)
+}
+
+/// The write that a read must see, if the client says one.
+fn token(api: &Api, headers: &HeaderMap) -> Result<Option<Token>, ApiError> {
+    let mut values = headers.get_all(headers::CONSISTENCY_TOKEN).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(ApiError::invalid("X-MAIA-Consistency-Token is there twice"));
+    }
+    // What is no text is malformed, as an empty one is.
+    let text = value.to_str().unwrap_or_default();
+    let token = api.parts.data.decode_token(text);
+    token
+        .map(Some)
+        .map_err(|e| ApiError::invalid(e.to_string()))
+}
+
+/// Adds how far what was read may be behind, where that is known.
+fn with_lag(mut response: Response, lag: Option<Duration>) -> Response {
+    if let Some(lag) = lag {
+        let ms = u64::try_from(lag.as_millis()).unwrap_or(u64::MAX);
+        let headers = response.headers_mut();
+        headers.insert(headers::REPLICA_LAG_MS, HeaderValue::from(ms));
+    }
+    response
 }
 
 /// A page of a type's resources.
@@ -365,7 +418,7 @@ pub async fn read(
     path = "/v1/data/{kind}",
     operation_id = "list_resources",
     tag = "data",
-    params(("kind" = String, Path, description = "The type of the resource"), Page, shapes::Tenant),
+    params(("kind" = String, Path, description = "The type of the resource"), Page, shapes::Tenant, shapes::ReadAfter),
     responses((status = 200, description = "A page", body = shapes::ItemPage), Problems),
     security(("bearer" = ["data"]))
 )]
@@ -382,17 +435,21 @@ pub async fn list(
         consistency: page.consistency,
     }
     .strong()?;
-    let group = api
-        .parts
-        .data
-        .prepare_read(&tenant, strong, deadline())
-        .await?;
-    let prefix = page.prefix.unwrap_or_default();
-    let of = (group, &tenant, &kind);
-    let page = api.parts.data.list(of, &prefix, after.as_ref(), limit)?;
+    let which = Which::Page {
+        prefix: page.prefix.unwrap_or_default(),
+        after,
+        limit,
+    };
+    let query = Wanted {
+        tenant,
+        kind,
+        which,
+    };
+    let Served { page, lag } = serve(&api, &headers, strong, query).await?;
     let items: Vec<Item<'_>> = page.items.iter().map(|(id, r)| item(id, r)).collect();
-    let next = page.next;
-    Ok(Json(List { items, next }).into_response())
+    let next = page.next.clone();
+    let answer = Json(List { items, next });
+    Ok(with_lag(answer.into_response(), lag))
 }
 
 #[derive(Serialize)]

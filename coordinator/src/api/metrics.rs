@@ -116,6 +116,21 @@ fn certificates(text: &mut Text, api: &Api) {
     text.sample(metric.name, "whose=\"ca\"", expiry.ca_s);
 }
 
+fn acknowledgements(text: &mut Text, api: &Api) {
+    let degraded = api.parts.data.degraded();
+    text.single(names::REPLICATION_DEGRADED, "counter", degraded);
+    let early = api.parts.data.early();
+    text.single(names::REPLICATION_EARLY, "counter", early);
+}
+
+fn clocks(text: &mut Text, api: &Api) {
+    text.head(names::CLOCK_OFFSET_SECONDS, "gauge");
+    for (node, offset_ms) in api.parts.offsets.lately() {
+        let (label, offset_s) = (format!("to=\"{node}\""), offset_ms as f64 / 1e3);
+        text.sample(names::CLOCK_OFFSET_SECONDS.name, &label, offset_s);
+    }
+}
+
 fn violations(text: &mut Text, api: &Api) {
     text.head(names::INVARIANT_VIOLATIONS, "counter");
     for (invariant, count) in api.parts.cluster.violations().counts() {
@@ -213,6 +228,8 @@ pub async fn metrics(State(api): State<Api>) -> Response {
     logs(&mut text, &api);
     groups(&mut text, &api);
     quarantine(&mut text, &api);
+    acknowledgements(&mut text, &api);
+    clocks(&mut text, &api);
     violations(&mut text, &api);
     certificates(&mut text, &api);
     feed(&mut text, &api.parts.hub);

@@ -22,7 +22,7 @@ mod up;
 use std::path::{Path, PathBuf};
 
 pub use file::{ClusterFile, RegionEntry};
-pub use lifecycle::{kill, stop_all};
+pub use lifecycle::{go_on, kill, pause, restart, stop_all};
 pub use up::up;
 
 use super::Usage;

@@ -2,11 +2,13 @@
 //! step says what it does, what came back and how long it took; a step that does not hold ends
 //! the tour with exit code 1. Whatever happens, what was started is stopped again, unless `--keep`.
 //!
-//! The steps are numbered as in the documentation; tokens (part of 4), migration (5) and
-//! reconciliation (7) join when they exist.
+//! The steps are numbered as in the documentation; migration (5) joins when
+//! it exists.
 
 mod client;
+mod cut_off;
 mod failover;
+mod reads;
 mod steps;
 mod story;
 
@@ -102,8 +104,9 @@ async fn tour(dir: &Path, demo: &Demo) -> anyhow::Result<()> {
     let tour = steps::Tour::new(cluster)?;
     tour.place(&mut story).await?;
     tour.misrouted_write(&mut story).await?;
-    tour.reads(&mut story).await?;
-    failover::play(&tour, &mut story).await?;
+    reads::play(&tour, &mut story).await?;
+    let killed = failover::play(&tour, &mut story).await?;
+    cut_off::play(&tour, dir, killed, &mut story).await?;
     links(&mut story, &tour, dir);
     Ok(())
 }

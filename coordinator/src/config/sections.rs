@@ -214,6 +214,10 @@ pub struct Failover {
     /// No second move of a group within this.
     #[serde(with = "maia_common::duration::text")]
     pub inhibit_window: Duration,
+    /// A node whose wall clock is further than this from those of most members of a group does not
+    /// lead it. Above what a round trip between regions can make uncertain.
+    #[serde(with = "maia_common::duration::text")]
+    pub max_clock_offset: Duration,
 }
 
 impl Default for Failover {
@@ -222,6 +226,7 @@ impl Default for Failover {
             auto: true,
             stable_for: Duration::from_secs(10),
             inhibit_window: Duration::from_secs(60),
+            max_clock_offset: Duration::from_millis(500),
         }
     }
 }
@@ -330,6 +335,10 @@ impl Config {
         demand(
             self.replication.retention_age >= maia_common::limits::MIN_RETENTION_AGE,
             "replication.retention_age: must be at least 1m",
+        );
+        demand(
+            self.failover.max_clock_offset >= Duration::from_millis(1),
+            "failover.max_clock_offset: must be at least 1ms",
         );
         demand(
             self.bootstrap.regions.len() <= maia_common::limits::MAX_REGIONS,

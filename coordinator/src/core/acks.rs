@@ -199,21 +199,22 @@ pub fn may_answer_early(record: &Record, facts: EarlyFacts) -> bool {
     let lives = facts
         .quorum_ack_age
         .is_some_and(|age| age < facts.lease.mul_f64(LEASE_SHARE));
-    record.sync_mode == Some(SyncMode::Async)
-        && lives
+    lives
         && !facts.is_transferring
         && facts.has_applied_term_start
         && facts.is_tenant_open
         && !facts.has_control_ahead
-        && is_unconditional(record)
+        && may_be_early(record)
 }
 
-/// Whether apply takes the record whatever the tenant's resources are. Not so with a condition, a
-/// merge (its answer is what it made), a delete (of what is not there it is refused), or an
-/// idempotency key (its answer may be the stored one, or a conflict; I8).
+/// Whether a leader may have answered the record before its commit: async, and apply takes it whatever the
+/// tenant's resources are. Not so with a condition, a merge (its answer is what it made), or an
+/// idempotency key (its answer may be the stored one, or a conflict; I8). Apply takes such a delete also of
+/// what is not there.
 #[must_use]
-pub fn is_unconditional(record: &Record) -> bool {
-    if record.kind != RecordKind::Data || record.idempotency.is_some() {
+pub fn may_be_early(record: &Record) -> bool {
+    let may_mode = record.sync_mode == Some(SyncMode::Async);
+    if !may_mode || record.kind != RecordKind::Data || record.idempotency.is_some() {
         return false;
     }
     let Ok(body) = wire::DataOperations::decode(record.body.clone()) else {
@@ -222,8 +223,9 @@ pub fn is_unconditional(record: &Record) -> bool {
     let [operation] = body.operations.as_slice() else {
         return false;
     };
-    let is_put = matches!(operation.what, Some(wire::data_operation::What::Put(_)));
-    is_put && operation.condition.is_none()
+    use wire::data_operation::What;
+    let is_whole = matches!(operation.what, Some(What::Put(_) | What::Delete(_)));
+    is_whole && operation.condition.is_none()
 }
 
 #[cfg(test)]

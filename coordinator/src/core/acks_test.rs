@@ -210,9 +210,11 @@ fn what_apply_could_refuse_is_not_answered_early() {
         what: Some(Op::MergePatch(Bytes::from_static(b"{}"))),
         ..put(None)
     };
+    let plain_delete = record(vec![delete.clone()], SyncMode::Async, false);
+    assert!(may_answer_early(&plain_delete, good()));
     let refused = [
         record(vec![put(Some(at_most_once))], SyncMode::Async, false),
-        record(vec![delete], SyncMode::Async, false),
+        record(vec![delete], SyncMode::SemiSync, false),
         record(vec![patch], SyncMode::Async, false),
         record(vec![put(None), put(None)], SyncMode::Async, false),
         record(vec![put(None)], SyncMode::Async, true),

@@ -32,7 +32,7 @@ mod stamps;
 mod tombstones;
 mod trace;
 
-pub use apply::{DATA_VERSION, apply, decode_outcome, decode_resource};
+pub use apply::{DATA_VERSION, apply, decode_outcome, decode_resource, early_outcome};
 pub use etag::{etag, parse_etag};
 pub use keys::{resource_id_of, resource_key, type_prefix};
 pub use seal::is_open;

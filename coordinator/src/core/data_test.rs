@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use maia_common::ids::{GroupId, IdempotencyKey, ResourceId, ResourceType, TenantId};
+use maia_common::placement::SyncMode;
 use maia_common::position::{Index, Position, Revision, Term};
 use maia_common::wire::record as wire;
 use maia_common::wire::record::data_operation::What as Op;
@@ -45,6 +46,7 @@ fn put(id: &str, data: &'static str) -> wire::DataOperation {
 struct Log {
     state: MemoryState,
     index: u64,
+    sync_mode: Option<SyncMode>,
 }
 
 impl Log {
@@ -52,6 +54,7 @@ impl Log {
         Self {
             state: MemoryState::default(),
             index: 0,
+            sync_mode: None,
         }
     }
 
@@ -90,7 +93,7 @@ impl Log {
         let record = Record::new(RecordFields {
             kind,
             tenant: Some(tenant()),
-            sync_mode: None,
+            sync_mode: self.sync_mode,
             hlc: Hlc::new(at_ms, 0),
             origin: None,
             idempotency: idempotency.map(|(key, body)| Idempotency {
@@ -289,6 +292,30 @@ fn a_purge_leaves_nothing_and_lets_nothing_older_in() {
         Some(Bytes::from_static(b"2")),
         "an older purge comes too late"
     );
+}
+
+/// Its leader may have said so before it could know.
+#[test]
+fn in_async_mode_a_delete_of_nothing_is_taken_and_remembered() {
+    let delete = |must| vec![op("x", Op::Delete(true), must)];
+    let mut log = Log::new();
+    let refused = |what| matches!(what, What::Refused(refused) if refused.code == "not_found");
+    assert!(refused(log.write(delete(None))));
+    log.sync_mode = Some(SyncMode::Async);
+    assert!(refused(log.write_with(delete(None), Some(("key", 1)), 1)));
+    let before = log.state.clone();
+    let What::Written(written) = log.write(delete(None)) else {
+        panic!("a delete that may have been answered is refused");
+    };
+    assert_eq!(written.created, [false]);
+    assert_ne!(
+        format!("{before:?}"),
+        format!("{:?}", log.state),
+        "it leaves a tombstone"
+    );
+    let What::Written(_) = log.write(delete(None)) else {
+        panic!("nor a second one");
+    };
 }
 
 proptest! {

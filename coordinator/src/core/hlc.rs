@@ -8,9 +8,12 @@
 //! go back along a group's log, however the wall clock jumps).
 //!
 //! A node whose wall clock is off by more than `max_clock_offset` may not lead: its readings would
-//! win every conflict, or none.
+//! win every conflict, or none. `shell/clock_watch` measures, and sees to it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use maia_common::ids::NodeId;
 
 use super::record::Hlc;
 
@@ -49,6 +52,44 @@ pub fn may_lead(offsets_ms: &[i64], members: usize, max_clock_offset: Duration) 
     members.saturating_sub(far) > members / 2
 }
 
+/// How far another wall clock is ahead of this one at least, in milliseconds (behind: below zero): it
+/// said `their_ms` when it was asked at `own_ms`, and the answer took so long. Both in milliseconds since 1970.
+/// What the way may account for is taken off.
+#[must_use]
+pub fn offset_ms(own_ms: u64, took: Duration, their_ms: u64) -> i64 {
+    let limit = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+    let apart = limit(their_ms).saturating_sub(limit(own_ms));
+    // It was read some time on the way: never earlier than asked, never later than answered.
+    let took = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
+    if apart < 0 {
+        apart
+    } else {
+        apart.saturating_sub(took).max(0)
+    }
+}
+
+/// Whether `node` may lead a group of these voters, by the offsets that `me` has measured lately (theirs
+/// minus its own); none: nothing is known of it.
+#[must_use]
+pub fn fitness(
+    me: NodeId,
+    node: NodeId,
+    voters: &[NodeId],
+    offsets_ms: &BTreeMap<NodeId, i64>,
+    max_clock_offset: Duration,
+) -> Option<bool> {
+    let of = |voter: NodeId| {
+        let own = (voter == me).then_some(0);
+        own.or_else(|| offsets_ms.get(&voter).copied())
+    };
+    let its = of(node)?;
+    let others = voters.iter().filter(|voter| **voter != node);
+    let relative: Vec<i64> = others
+        .filter_map(|voter| Some(of(*voter)?.saturating_sub(its)))
+        .collect();
+    Some(may_lead(&relative, voters.len(), max_clock_offset))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -70,6 +111,43 @@ mod tests {
         for (offsets, members, expected) in cases {
             assert_eq!(may_lead(offsets, members, bound), expected, "{offsets:?}");
         }
+    }
+
+    #[test]
+    fn the_way_of_an_answer_is_no_offset() {
+        let took = Duration::from_millis(40);
+        for (theirs, expected) in [
+            (100, 0),
+            (140, 0),
+            (141, 1),
+            (99, -1),
+            (0, -100),
+            (9140, 9000),
+        ] {
+            assert_eq!(offset_ms(100, took, theirs), expected, "{theirs}");
+        }
+        assert!(offset_ms(0, took, u64::MAX) > 0 && offset_ms(u64::MAX, took, 0) < 0);
+    }
+
+    #[test]
+    fn a_group_goes_to_a_member_whose_clock_is_near_the_others() {
+        let bound = Duration::from_millis(500);
+        let [one, two, three] = [1, 2, 3].map(NodeId::new);
+        let voters = [one, two, three];
+        let fit = |me, node, offsets: &[(NodeId, i64)]| {
+            fitness(me, node, &voters, &offsets.iter().copied().collect(), bound)
+        };
+        // Node 1 is behind the two others.
+        let offsets = [(two, 9000), (three, 9100)];
+        let found = voters.map(|node| fit(one, node, &offsets));
+        assert_eq!(found, [Some(false), Some(true), Some(true)]);
+        // As node 2 sees it.
+        let offsets = [(one, -9000), (three, 100)];
+        let found = voters.map(|node| fit(two, node, &offsets));
+        assert_eq!(found, [Some(false), Some(true), Some(true)]);
+        // Nobody was heard: it keeps its right, and knows no better one.
+        let found = voters.map(|node| fit(one, node, &[]));
+        assert_eq!(found, [Some(true), None, None]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod hlc;
 pub mod homecoming;
 pub mod idempotency;
 pub mod keyspace;
+pub mod lag;
 pub mod membership;
 pub mod metastore;
 pub mod nodes;

@@ -21,12 +21,12 @@ use bytes::Bytes;
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, IdempotencyKey, RegionName};
 use maia_common::limits;
-use maia_common::placement::{ConflictStrategy, SyncMode};
+use maia_common::placement::ConflictStrategy;
 use maia_common::position::{Index, Position, Revision, Term};
 use maia_common::wire::record as wire;
 use prost::Message;
 
-use super::acks::is_unconditional;
+use super::acks::may_be_early;
 use super::frame::{self, FrameError};
 use super::history::Standing;
 use super::record::{Hlc, Idempotency, Record, RecordError, RecordFields, RecordKind};
@@ -245,8 +245,7 @@ pub fn leaving(
     if record.kind != RecordKind::Data || record.tenant.is_none() {
         return None;
     }
-    let may_be_early = record.sync_mode == Some(SyncMode::Async) && is_unconditional(record);
-    let acknowledged = match (was_acknowledged, may_be_early) {
+    let acknowledged = match (was_acknowledged, may_be_early(record)) {
         (true, _) => Acknowledged::Yes,
         (false, true) => Acknowledged::Perhaps,
         (false, false) => Acknowledged::No,

@@ -1,6 +1,7 @@
 //! Entries: their form, and what is to be done with them.
 
 use maia_common::ids::TenantId;
+use maia_common::placement::SyncMode;
 use proptest::prelude::*;
 
 use super::*;
@@ -127,7 +128,7 @@ fn who_may_have_been_acknowledged() {
     assert_eq!(of(SyncMode::Async, put(), false), Acknowledged::Perhaps);
     assert_eq!(of(SyncMode::Async, put(), true), Acknowledged::Yes);
     assert_eq!(of(SyncMode::SemiSync, put(), false), Acknowledged::No);
-    assert_eq!(of(SyncMode::Async, delete, false), Acknowledged::No);
+    assert_eq!(of(SyncMode::Async, delete, false), Acknowledged::Perhaps);
 }
 
 #[test]

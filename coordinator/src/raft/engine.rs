@@ -29,6 +29,7 @@ use super::config::EngineConfig;
 use super::counters::{Counters, LogStats};
 use super::db;
 use super::disk::DiskGuard;
+use super::early::Transferring;
 use super::errors::{EngineOpenError, GroupError};
 use super::events::LeaderEvents;
 use super::group::{Group, GroupStatus};
@@ -312,6 +313,9 @@ impl Engine {
             tail,
             gate,
             heard_ms: AtomicU64::new(0),
+            trail: Mutex::default(),
+            transferring: Transferring::default(),
+            unfit: Mutex::default(),
             started: Instant::now(),
             silent_until,
             leash,
@@ -336,12 +340,12 @@ impl Engine {
             return;
         }
         let Some(until) = group.silent_until else {
-            group.raft.runtime_config().elect(true);
+            group.let_campaign();
             return;
         };
         self.tasks.spawn_until_stop("vote-silence", async move {
             tokio::time::sleep_until(until.into()).await;
-            group.raft.runtime_config().elect(true);
+            group.let_campaign();
         });
     }
 

@@ -74,7 +74,10 @@ pub enum GroupError {
     /// This node is the group's witness, which never leads.
     #[error("this node is the witness of group {0}: it never leads")]
     Witness(GroupId),
-    /// The target of a transfer lags, is no voter, or is the witness.
+    /// This node may not lead.
+    #[error("this node does not campaign in group {0}: its clock is off")]
+    Unfit(GroupId),
+    /// The target of a transfer lags, is no voter, is the witness, or may not lead.
     #[error("node {to} cannot take over group {group}: {reason}")]
     TransferTarget {
         /// The group.

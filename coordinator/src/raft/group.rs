@@ -1,5 +1,6 @@
 //! One running group: its openraft instance and what stands around it.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,11 +12,13 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::metrics::RaftDataMetrics;
 use openraft::{Instant as _, ServerState};
 
+use super::early::Transferring;
 use super::groups::Stop;
 use super::log::store::SharedTail;
 use super::types::{RaftNode, TypeConfig, node_of, position_of, term_of};
 use super::witness::Leash;
 use crate::core::hlc;
+use crate::core::lag::Trail;
 use maia_common::Position;
 
 /// How long a group's instance may take to end.
@@ -31,8 +34,14 @@ pub(crate) struct Group {
     pub(crate) gate: Gate,
     /// When a leader last spoke to this node, in milliseconds since `started`; 0: never.
     pub(crate) heard_ms: AtomicU64,
+    /// What leaders said to be committed, for how far this copy is behind.
+    pub(crate) trail: Mutex<Trail>,
+    /// Whether its leadership is being handed over.
+    pub(crate) transferring: Transferring,
     /// When the instance was started.
     pub(crate) started: Instant,
+    /// Members that shall not lead the group, as whoever watches the clocks says.
+    pub(crate) unfit: Mutex<BTreeSet<NodeId>>,
     /// Until then this node neither votes nor campaigns in this group; none: it had never voted.
     pub(crate) silent_until: Option<Instant>,
     /// Of its witness, if it has one; this node may be that.
@@ -142,7 +151,7 @@ impl GroupStatus {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -230,6 +239,19 @@ impl Group {
     /// Whether this node must not vote yet.
     pub(crate) fn is_silent(&self, now: Instant) -> bool {
         self.silent_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether a member shall not lead.
+    pub(crate) fn is_unfit(&self, member: NodeId) -> bool {
+        let unfit = self.unfit.lock().unwrap_or_else(PoisonError::into_inner);
+        unfit.contains(&member)
+    }
+
+    /// Has openraft campaign by itself, or not, by what is so now.
+    pub(crate) fn let_campaign(&self) {
+        let may =
+            !self.is_witness() && !self.is_unfit(self.node) && !self.is_silent(Instant::now());
+        self.raft.runtime_config().elect(may);
     }
 
     /// Ends the instance.

@@ -2,6 +2,7 @@
 //! the reconcilers of the shell; consensus on all of it is openraft's.
 
 use std::collections::BTreeSet;
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use maia_common::{GroupId, Index, NodeId};
@@ -54,11 +55,30 @@ impl Engine {
         if running.is_silent(Instant::now()) {
             return Err(GroupError::Silent(group));
         }
+        if running.is_unfit(running.node) {
+            return Err(GroupError::Unfit(group));
+        }
         let elected = running.raft.trigger().elect(true).await;
         elected.map_err(|e| GroupError::Stopped {
             group,
             reason: e.to_string(),
         })
+    }
+
+    /// Says which members shall not lead the group; returns whether that is news of this node. If it
+    /// shall not, it does not campaign and is handed nothing; what it leads stays with it until it is handed
+    /// on. It hands nothing to the others.
+    pub fn set_unfit(&self, group: GroupId, unfit: BTreeSet<NodeId>) -> bool {
+        let Ok(running) = self.running(group) else {
+            return false;
+        };
+        let is_unfit = unfit.contains(&running.node);
+        let before = {
+            let mut known = running.unfit.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *known, unfit)
+        };
+        running.let_campaign();
+        before.contains(&running.node) != is_unfit
     }
 
     /// Hands the group to a voter that has caught up. Once asked, openraft cannot be stopped: if
@@ -92,12 +112,16 @@ impl Engine {
         if status.witness == Some(to) {
             return refuse("it is the group's witness");
         }
+        if running.is_unfit(to) {
+            return refuse("its clock is off");
+        }
         let follower = status.followers.iter().find(|f| f.node == to);
         let matched = follower.and_then(|f| f.matched).map_or(0, Index::get);
         let last = status.last_log.map_or(0, Index::get);
         if matched + TRANSFER_MAX_LAG < last {
             return refuse(&format!("it has {matched} of {last} records"));
         }
+        running.transferring.begin(status.term);
         let asked = running.raft.trigger().transfer_leader(to.get()).await;
         asked.map_err(|e| GroupError::Stopped {
             group,

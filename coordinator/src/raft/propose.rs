@@ -12,10 +12,11 @@ use openraft::errors::{
 };
 
 use super::disk::DiskRoom;
+use super::early::{EarlyRule, Settled, Watch};
 use super::engine::Engine;
 use super::errors::{GroupError, ProposeError, ReadError};
 use super::group::{Group, Role};
-use super::types::{TypeConfig, position_of};
+use super::types::{TypeConfig, position_of, term_of};
 use crate::core::hlc;
 use crate::core::record::{Outcome, Record};
 
@@ -45,6 +46,25 @@ impl Engine {
         record: Record,
         deadline: Instant,
     ) -> Result<Applied, ProposeError> {
+        let settled = self.propose_early(group, record, deadline, None);
+        match settled.await? {
+            Settled::Applied(applied) => Ok(applied),
+            Settled::Early { .. } => Err(ProposeError::OutcomeUnknown),
+        }
+    }
+
+    /// As [`Engine::propose`], but returns as soon as the record is flushed in this leader's log, if
+    /// the rule allows it by then. Without a rule it is committed and applied.
+    ///
+    /// # Errors
+    /// [`ProposeError`], as of [`Engine::propose`].
+    pub async fn propose_early(
+        &self,
+        group: GroupId,
+        record: Record,
+        deadline: Instant,
+        rule: Option<EarlyRule<'_>>,
+    ) -> Result<Settled, ProposeError> {
         let group = self.running(group).map_err(|e| match e {
             GroupError::Stopped { reason, .. } => ProposeError::Stopped(reason),
             _ => ProposeError::UnknownGroup,
@@ -66,18 +86,30 @@ impl Engine {
         loop {
             data.see();
             let write = group.raft.client_write(record.clone());
-            let Ok(written) = tokio::time::timeout_at(deadline.into(), write).await else {
+            let write = tokio::time::timeout_at(deadline.into(), write);
+            let rule = rule.filter(|rule| self.may_answer(&group, &record, None, *rule));
+            let written = if let Some(rule) = rule {
+                // One that was refused is watched anew.
+                let watch = Watch::new(&group.tail, &record);
+                tokio::select! {
+                    written = write => written,
+                    early = self.early(&group, watch, rule) => return Ok(early),
+                }
+            } else {
+                write.await
+            };
+            let Ok(written) = written else {
                 return Err(ProposeError::OutcomeUnknown);
             };
             return match written {
                 Ok(response) => {
                     let position = position_of(&response.log_id);
                     let durable_on = group.durable_on(position);
-                    Ok(Applied {
+                    Ok(Settled::Applied(Applied {
                         position,
                         outcome: response.data,
                         durable_on,
-                    })
+                    }))
                 }
                 Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
                     let may_wait = is_young_leader(&group, &forward) && Instant::now() < patience;
@@ -92,14 +124,6 @@ impl Engine {
                     Err(ProposeError::OutcomeUnknown)
                 }
             };
-        }
-    }
-
-    /// Notes that a client was told that its record, durable here and not yet committed, is safe: should
-    /// it be cut off, it is known in quarantine that it is missed (I3). Forgotten at a restart.
-    pub fn note_acknowledged(&self, group: GroupId, position: Position) {
-        if let Some(group) = self.groups.running(group) {
-            group.tail.lock().acknowledge(position);
         }
     }
 
@@ -213,7 +237,8 @@ impl Engine {
         }
     }
 
-    /// Waits until this node has applied the group's log up to this position's index.
+    /// Waits until this node has applied the group's log up to this position's index, or a record of
+    /// a later term: then the position is applied, or cut off.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -224,11 +249,12 @@ impl Engine {
         deadline: Instant,
     ) -> Result<(), ReadError> {
         let group = self.running_for_read(group)?;
+        let term = position.term.get();
         let mut progress = group.raft.watch_apply_progress();
         let reached = progress.wait_until(|applied| {
             applied
                 .as_ref()
-                .is_some_and(|id| id.index() >= position.index.get())
+                .is_some_and(|id| id.index() >= position.index.get() || term_of(id) > term)
         });
         match tokio::time::timeout_at(deadline.into(), reached).await {
             Ok(Ok(_)) => Ok(()),

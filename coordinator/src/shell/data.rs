@@ -6,22 +6,29 @@
 //!                           └──elsewhere──▶ Peer::Propose ────────────┘
 //! ```
 //! Invariants: I2 (answered after commit on a majority and, as the tenant's sync mode asks, on more
-//! data followers), I8 (a retry inside this module is made only with an idempotency key, or when
+//! data followers), I3 (before it in async mode alone, see `early`), I8 (a retry inside this module is made only with an idempotency key, or when
 //! nothing was proposed), I10 (no placement, no write).
 
+mod early;
 mod entries;
 mod homes;
+mod look;
 mod propose;
 mod read;
 mod reconcile;
+pub mod remote_read;
+
+pub use look::{Page, Query, Which};
+pub use read::{ReadRequest, Served};
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, NodeId, RegionName, TenantId};
 use maia_common::placement::{ConflictStrategy, Placement, PlacementState};
-use maia_common::position::Revision;
+use maia_common::position::{Position, Revision};
 use maia_common::wire::record as wire;
 use prost::Message;
 
@@ -34,6 +41,7 @@ use super::placements::{Refusal, unknown_tenant};
 use crate::core::data as core;
 use crate::core::keyspace;
 use crate::core::record::{Hlc, Idempotency, Record, RecordFields, RecordKind};
+use crate::core::token::{Token, TokenError, TokenKey};
 use crate::metastore::{self, Metastore};
 use crate::raft::Engine;
 
@@ -63,6 +71,10 @@ pub struct Written {
     pub written: wire::Written,
     /// Regions that hold it durably.
     pub acked_regions: Vec<RegionName>,
+    /// Whether these are fewer copies than the tenant asks for.
+    pub degraded: bool,
+    /// With it a read sees this write.
+    pub token: String,
 }
 
 /// A tenant's placement, and the revision that created it.
@@ -89,6 +101,12 @@ pub struct DataParts {
     pub clock: Arc<Clock>,
     /// A follower that did not answer for longer is taken for unreachable.
     pub silence: Duration,
+    /// Signs consistency tokens.
+    pub token_key: TokenKey,
+    /// Writes that this node, as their leader, acknowledged on fewer copies than their tenants ask for.
+    pub degraded: Arc<AtomicU64>,
+    /// Writes that this node, as their leader, acknowledged before their commit.
+    pub early: Arc<AtomicU64>,
 }
 
 /// The service. Cheap to clone.
@@ -101,6 +119,35 @@ impl DataService {
     pub fn new(parts: DataParts) -> Self {
         let homes = Arc::new(Homes::new(parts.store.revisions()));
         Self(parts, homes)
+    }
+
+    fn token(&self, tenant: TenantId, group: GroupId, position: Position) -> String {
+        let token = Token {
+            tenant,
+            group,
+            position,
+        };
+        token.encode(&self.0.token_key)
+    }
+
+    /// Reads a client's consistency token.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn decode_token(&self, text: &str) -> Result<Token, TokenError> {
+        Token::decode(text, &self.0.token_key)
+    }
+
+    /// How many writes this node acknowledged on fewer copies than their tenants ask for.
+    #[must_use]
+    pub fn degraded(&self) -> u64 {
+        self.0.degraded.load(Ordering::Relaxed)
+    }
+
+    /// How many writes this node acknowledged before their commit.
+    #[must_use]
+    pub fn early(&self) -> u64 {
+        self.0.early.load(Ordering::Relaxed)
     }
 
     fn home(&self, tenant: &TenantId) -> Result<Arc<Home>, Refusal> {
@@ -165,7 +212,7 @@ impl DataService {
         .encode_to_vec();
         let record = Record::new(RecordFields {
             kind: RecordKind::Data,
-            tenant: Some(request.tenant),
+            tenant: Some(request.tenant.clone()),
             sync_mode: Some(home.placement.properties.sync_mode),
             hlc: Hlc::default(),
             origin: Some(self.0.me.1.clone()),
@@ -174,14 +221,17 @@ impl DataService {
             migration: None,
             body: body.into(),
         });
-        let group = home.placement.group;
+        let (tenant, group) = (request.tenant, home.placement.group);
         let applied = self.settle(group, &record, is_repeatable, deadline).await?;
+        let token = self.token(tenant, group, applied.position);
         match core::decode_outcome(&applied.outcome) {
             Some(wire::data_outcome::What::Written(written)) => {
                 let acked_regions = self.regions_of(&applied.durable_on);
                 Ok(Written {
                     written,
                     acked_regions,
+                    degraded: applied.degraded,
+                    token,
                 })
             }
             other => Err(refusal_of(other)),

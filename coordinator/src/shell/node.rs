@@ -27,6 +27,7 @@ use tonic::service::interceptor::InterceptedService;
 use super::applier::RecordApplier;
 use super::bootstrap;
 use super::clock::Clock;
+use super::clock_watch::{ClockWatch, Offsets};
 use super::cluster::{Cluster, ClusterLoop};
 use super::controller::Controller;
 use super::data::{DataParts, DataService};
@@ -109,6 +110,7 @@ struct Parts {
     cluster: Cluster,
     hub: Arc<Hub>,
     clock: Arc<Clock>,
+    offsets: Offsets,
     tasks: Tasks,
     /// Turns true when this node is known to be removed from the cluster.
     removed: watch::Sender<bool>,
@@ -154,6 +156,9 @@ impl Node {
             peers: Arc::clone(&parts.peers),
             clock: Arc::clone(&parts.clock),
             silence,
+            token_key: key.token_key(),
+            degraded: Arc::default(),
+            early: Arc::default(),
         });
         let quarantine = parts.quarantine(&config, &data);
         let peer = PeerService {
@@ -246,6 +251,7 @@ impl Parts {
             cluster,
             hub,
             clock,
+            offsets: Offsets::default(),
             tasks,
             removed: watch::Sender::new(removed),
         })
@@ -357,6 +363,7 @@ impl Parts {
             cluster: self.cluster.clone(),
         };
         self.tasks.spawn_until_stop("digests", digests.run());
+        self.watch_clocks(config.failover.max_clock_offset);
         let groups = GroupLoop::new(GroupParts {
             me: self.me.clone(),
             engine: Arc::clone(&self.engine),
@@ -388,6 +395,18 @@ impl Parts {
                 _ = removed.wait_for(|removed| *removed) => {}
             }
         });
+    }
+
+    fn watch_clocks(&self, bound: Duration) {
+        let watch = ClockWatch {
+            node: self.me.0,
+            engine: Arc::clone(&self.engine),
+            cluster: self.cluster.clone(),
+            peers: Arc::clone(&self.peers),
+            offsets: self.offsets.clone(),
+            bound,
+        };
+        self.tasks.spawn_until_stop("clock watch", watch.run());
     }
 
     /// What only the leader of group 0 does, for when this node is.
@@ -444,6 +463,7 @@ impl Parts {
             proxies: self.proxies(),
             rpc: self.rpc.clone(),
             vitals,
+            offsets: self.offsets.clone(),
             replica_silence: config.election().timeout_max * 2,
             log_dir: config.dir.join("raft"),
         })

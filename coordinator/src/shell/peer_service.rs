@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::clock::unix_us;
 use super::cluster::{Cluster, Hint};
-use super::data::DataService;
+use super::data::{DataService, remote_read};
 use super::entries_service::EntriesService;
 use super::identity::Identity;
 use super::members_only::refuse_removed;
@@ -166,6 +166,7 @@ impl wire::peer_server::Peer for PeerService {
                 term: applied.position.term.get(),
                 index: applied.position.index.get(),
                 durable_on: applied.durable_on.into_iter().map(NodeId::get).collect(),
+                degraded: applied.degraded,
                 refusal: None,
             },
             Err(error) => wire::ProposeReply {
@@ -216,6 +217,26 @@ impl wire::peer_server::Peer for PeerService {
             refusal: Some(refuse(refusal.code, refusal.detail)),
             ..wire::EntriesReply::default()
         });
+        Ok(Response::new(reply))
+    }
+
+    async fn read(
+        &self,
+        request: Request<wire::ReadRequest>,
+    ) -> Result<Response<wire::ReadReply>, Status> {
+        self.not_from_a_removed_node(&request)?;
+        let request = request.into_inner();
+        let deadline = deadline(request.timeout_ms);
+        let (group, query, position) = remote_read::asked(request)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let served = self.data.serve_at(group, &query, position, deadline).await;
+        let reply = match served {
+            Ok(served) => remote_read::reply(served),
+            Err(error) => wire::ReadReply {
+                refusal: Some(refuse(error.code, error.detail)),
+                ..wire::ReadReply::default()
+            },
+        };
         Ok(Response::new(reply))
     }
 
@@ -290,6 +311,15 @@ impl wire::peer_server::Peer for PeerService {
             .err()
             .map(|refusal| refuse(refusal.code, refusal.detail));
         Ok(Response::new(wire::TakeQuarantinedReply { refusal }))
+    }
+
+    async fn clock(
+        &self,
+        request: Request<wire::ClockRequest>,
+    ) -> Result<Response<wire::ClockReply>, Status> {
+        self.not_from_a_removed_node(&request)?;
+        let unix_ms = unix_us() / 1000;
+        Ok(Response::new(wire::ClockReply { unix_ms }))
     }
 
     async fn identify(

@@ -17,6 +17,7 @@ use maia_common::rpc::{ConnectError, Rpc, RpcChannel, Target};
 use maia_common::wire::peer::{self as wire, peer_client::PeerClient};
 use tonic::transport::Endpoint;
 
+use super::data::{Query, Served, remote_read};
 use crate::metastore::raft::Proposed;
 use crate::raft::{PeerDirectory, StateDigest};
 
@@ -96,6 +97,8 @@ pub struct RemoteApplied {
     pub position: Position,
     /// Nodes that hold it durably.
     pub durable_on: Vec<NodeId>,
+    /// Whether these are fewer copies than the tenant asks for.
+    pub degraded: bool,
 }
 
 /// Channels to the other coordinators.
@@ -188,6 +191,7 @@ impl Peers {
             outcome: reply.outcome,
             position: position(reply.term, reply.index),
             durable_on: reply.durable_on.into_iter().map(NodeId::new).collect(),
+            degraded: reply.degraded,
         })
     }
 
@@ -211,6 +215,26 @@ impl Peers {
         Ok(position(reply.term, reply.index))
     }
 
+    /// Reads from a leader's copy, once it has the position.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn read(
+        &self,
+        node: NodeId,
+        group: GroupId,
+        query: &Query,
+        position: Option<Position>,
+        deadline: Instant,
+    ) -> Result<Served, PeerError> {
+        let mut client = self.client(node)?;
+        let request = remote_read::request(group, query, position, left_ms(deadline));
+        let reply = call(deadline, client.read(request)).await?;
+        refusal(reply.refusal.clone())?;
+        // What can't be read was not made by a coordinator of this version.
+        remote_read::served(reply).ok_or(PeerError::Unreachable)
+    }
+
     /// Asks for the digest of a group's state as applied by a node.
     ///
     /// # Errors
@@ -232,6 +256,16 @@ impl Peers {
             digest,
             rows: reply.rows,
         })
+    }
+
+    /// Asks for a node's wall clock, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn clock(&self, node: NodeId, deadline: Instant) -> Result<u64, PeerError> {
+        let mut client = self.client(node)?;
+        let reply = call(deadline, client.clock(wire::ClockRequest {})).await?;
+        Ok(reply.unix_ms)
     }
 
     /// Asks a node who it is, and what it knows of this one; with `claim` it first notes this disk as

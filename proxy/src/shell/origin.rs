@@ -31,7 +31,12 @@ use crate::shell::text::{hex, push_decimal};
 /// A client's `Connection` can't take these from its request: what was decided rests on them.
 static KEPT: [HeaderName; 3] = [TENANT, PREFERRED_REGION, CONSISTENCY_TOKEN];
 /// Only answers carry these.
-const ANSWERS: [&str; 2] = [headers::REGION, headers::ACKED_REGIONS];
+const ANSWERS: [&str; 4] = [
+    headers::REGION,
+    headers::ACKED_REGIONS,
+    headers::ACK_DEGRADED,
+    headers::REPLICA_LAG_MS,
+];
 /// Longer ids are replaced: they go into every log line.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 /// What [`prepare`] adds at most: room for all of it at once.
@@ -121,6 +126,14 @@ fn launder(headers: &mut HeaderMap, client: &HeaderMap) {
         headers.remove(name);
     }
     for name in client.keys().filter(|name| KEPT.contains(name)) {
+        if name == CONSISTENCY_TOKEN {
+            // Each is a demand: of several the origin chooses none, so all are passed on.
+            if !headers.contains_key(name) {
+                let sent = client.get_all(name).iter();
+                headers.extend(sent.map(|value| (name.clone(), value.clone())));
+            }
+            continue;
+        }
         let mut sent = client.get_all(name).iter();
         let (first, more) = (sent.next(), sent.next());
         let whole = more.is_none() && headers.contains_key(name);

@@ -65,6 +65,15 @@ pub struct Tenant {
     tenant: String,
 }
 
+/// What a read must see.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct ReadAfter {
+    /// As a write's answer gave it: the read sees that write, or says `diverged_history` or `not_yet`.
+    #[param(rename = "X-MAIA-Consistency-Token")]
+    consistency_token: Option<String>,
+}
+
 /// Where a tenant shall live, and how it is replicated.
 #[derive(ToSchema)]
 pub struct PlacementSpec {
@@ -215,8 +224,8 @@ pub struct Written {
     r#type: String,
     /// Its id.
     id: String,
-    /// Whether it did not exist.
-    created: bool,
+    /// Whether it did not exist; null in async mode, where that was not known yet.
+    created: Option<bool>,
     /// Its ETag.
     etag: String,
 }

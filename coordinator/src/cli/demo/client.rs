@@ -8,6 +8,7 @@ use maia_common::ids::RegionName;
 use reqwest::{Method, StatusCode, header};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+const TEXT_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_HOPS: usize = 5;
 
 /// An application that serves one tenant.
@@ -16,6 +17,7 @@ pub struct Application {
     http: reqwest::Client,
     tenant: &'static str,
     preferred: Option<RegionName>,
+    token: Option<String>,
 }
 
 /// What came back in the end, and the way to it.
@@ -24,6 +26,9 @@ pub struct Outcome {
     pub status: StatusCode,
     pub region: String,
     pub acked_regions: String,
+    pub token: String,
+    /// How far what was read may be behind, in milliseconds.
+    pub lag_ms: String,
     pub body: String,
     pub hops: Vec<Hop>,
     pub took: Duration,
@@ -34,6 +39,16 @@ pub struct Outcome {
 pub struct Hop {
     pub location: String,
     pub reason: String,
+}
+
+/// What a plain GET of this URL brings, such as metrics.
+///
+/// # Errors
+/// When nobody answers.
+pub async fn text(url: &str) -> anyhow::Result<String> {
+    let http = reqwest::Client::builder().no_proxy().timeout(TEXT_TIMEOUT);
+    let answer = http.build()?.get(url).send().await?;
+    Ok(answer.error_for_status()?.text().await?)
 }
 
 impl Application {
@@ -50,6 +65,7 @@ impl Application {
             http,
             tenant,
             preferred: None,
+            token: None,
         })
     }
 
@@ -57,6 +73,13 @@ impl Application {
     #[must_use]
     pub fn preferring(mut self, region: &RegionName) -> Self {
         self.preferred = Some(region.clone());
+        self
+    }
+
+    /// The same, with the token of a write that its reads must see.
+    #[must_use]
+    pub fn after(mut self, write: &Outcome) -> Self {
+        self.token = Some(write.token.clone());
         self
     }
 
@@ -97,6 +120,9 @@ impl Application {
             if let Some(region) = &self.preferred {
                 request = request.header(headers::PREFERRED_REGION, region.as_str());
             }
+            if let Some(token) = &self.token {
+                request = request.header(headers::CONSISTENCY_TOKEN, token);
+            }
             let response = request.send().await?;
             let field = |name: &str| {
                 let value = response
@@ -118,6 +144,8 @@ impl Application {
                 status: response.status(),
                 region: field(headers::REGION),
                 acked_regions: field(headers::ACKED_REGIONS),
+                token: field(headers::CONSISTENCY_TOKEN),
+                lag_ms: field(headers::REPLICA_LAG_MS),
                 body: response.text().await?,
                 hops,
                 took: began.elapsed(),

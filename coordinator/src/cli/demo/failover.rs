@@ -12,21 +12,21 @@ use super::story::{Story, ms};
 use crate::cli::cluster;
 
 /// How long one write may take before the application tries again.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_millis(2);
+pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const PAUSE: Duration = Duration::from_millis(2);
 const POLL: Duration = Duration::from_millis(1);
 /// Writes before the kill, and after it.
 const WARM_UP_WRITES: usize = 100;
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Every acknowledged write: when it began, and its resource.
-type Acked = RefCell<Vec<(Instant, String)>>;
+pub(super) type Acked = RefCell<Vec<(Instant, String)>>;
 
-/// Plays the step.
+/// Plays the step; returns the region whose coordinator was killed.
 ///
 /// # Errors
 /// When writes do not resume, or an acknowledged one is gone.
-pub async fn play(tour: &Tour, story: &mut Story) -> anyhow::Result<()> {
+pub async fn play(tour: &Tour, story: &mut Story) -> anyhow::Result<usize> {
     story.step(
         "6",
         "kill -9 of a primary under load: writes go on elsewhere, nothing is lost",
@@ -57,7 +57,7 @@ pub async fn play(tour: &Tour, story: &mut Story) -> anyhow::Result<()> {
     let proxy = &tour.region(entry).proxy_url;
     let next = tokio::select! {
         outcome = kill_and_wait => outcome?,
-        () = write(&application, proxy, &acked) => Duration::ZERO,
+        () = write(&application, proxy, "load", &acked) => Duration::ZERO,
     };
     let new_leader = tour.region(self::leader(tour, &group).await?);
     story.tell(&format!(
@@ -81,13 +81,13 @@ pub async fn play(tour: &Tour, story: &mut Story) -> anyhow::Result<()> {
         lost.join(", ")
     );
     story.held();
-    Ok(())
+    Ok(leader)
 }
 
-/// Writes for ever, each resource once.
-async fn write(application: &Application, proxy: &str, acked: &Acked) {
+/// Writes for ever, each resource once; their ids begin with `name`.
+pub(super) async fn write(application: &Application, proxy: &str, name: &str, acked: &Acked) {
     for n in 0u64.. {
-        let id = format!("load-{n}");
+        let id = format!("{name}-{n}");
         let began = Instant::now();
         let path = format!("/v1/data/notes/{id}");
         if let Ok(outcome) = application.put(proxy, &path, &format!("\"{id}\"")).await
@@ -99,7 +99,11 @@ async fn write(application: &Application, proxy: &str, acked: &Acked) {
     }
 }
 
-async fn reach(acked: &Acked, goal: impl Fn(&[(Instant, String)]) -> bool) -> anyhow::Result<()> {
+/// Waits until what was acknowledged is enough.
+pub(super) async fn reach(
+    acked: &Acked,
+    goal: impl Fn(&[(Instant, String)]) -> bool,
+) -> anyhow::Result<()> {
     let end = Instant::now() + DEADLINE;
     while !goal(&acked.borrow()) {
         ensure!(
@@ -113,7 +117,7 @@ async fn reach(acked: &Acked, goal: impl Fn(&[(Instant, String)]) -> bool) -> an
 }
 
 /// The acknowledged writes that a read does not find, not even after a moment.
-async fn lost(
+pub(super) async fn lost(
     application: &Application,
     proxy: &str,
     acked: &Acked,
@@ -147,7 +151,7 @@ async fn lost(
 }
 
 /// The region that leads the group now.
-async fn leader(tour: &Tour, group: &serde_json::Value) -> anyhow::Result<usize> {
+pub(super) async fn leader(tour: &Tour, group: &serde_json::Value) -> anyhow::Result<usize> {
     let end = Instant::now() + DEADLINE;
     loop {
         let answer = tour.api.get("/admin/replication/election").await?;

@@ -1,5 +1,4 @@
-//! Steps 2 to 4: tenants are placed; a write to the wrong region finds its way; reads are served
-//! nearby, or where the client prefers.
+//! Steps 2 and 3: tenants are placed; a write to the wrong region finds its way.
 
 use std::time::{Duration, Instant};
 
@@ -20,11 +19,15 @@ pub const REPLICATED: &str = "demo-replicated";
 /// Its primary is the second region; every region has a copy.
 pub const GLOBAL: &str = "demo-global";
 
-const PATH: &str = "/v1/data/notes/hello";
-const NOTE: &str = r#"{"text":"written in one region, read in all"}"#;
+/// The note that steps 3 and 4 write and read.
+pub(super) const PATH: &str = "/v1/data/notes/hello";
+pub(super) const NOTE: &str = r#"{"text":"written in one region, read in all"}"#;
+/// As [`GLOBAL`], in async mode.
+pub const ASYNC: &str = "demo-async";
+
 /// How long a thing may take that takes milliseconds when all is well.
-const SOON: Duration = Duration::from_secs(20);
-const POLL: Duration = Duration::from_millis(2);
+pub(super) const SOON: Duration = Duration::from_secs(20);
+pub(super) const POLL: Duration = Duration::from_millis(2);
 
 /// The cluster and how to ask it.
 #[derive(Debug)]
@@ -52,7 +55,9 @@ impl Tour {
         &self.cluster.regions[i]
     }
 
-    fn name(&self, i: usize) -> &RegionName {
+    /// The name of one of the three regions.
+    #[must_use]
+    pub fn name(&self, i: usize) -> &RegionName {
         &self.region(i).name
     }
 
@@ -95,7 +100,7 @@ impl Tour {
     }
 
     /// Waits until every proxy decides by this version.
-    async fn in_force(&self, tenant: &str, version: &Value) -> anyhow::Result<()> {
+    pub(super) async fn in_force(&self, tenant: &str, version: &Value) -> anyhow::Result<()> {
         let end = Instant::now() + SOON;
         for region in &self.cluster.regions {
             let api = Api::new(vec![region.proxy_admin_url.clone()], None)?;
@@ -173,67 +178,10 @@ impl Tour {
         story.held();
         Ok(())
     }
-
-    /// Step 4, without tokens yet.
-    ///
-    /// # Errors
-    /// When a read is not served where it should be.
-    pub async fn reads(&self, story: &mut Story) -> anyhow::Result<()> {
-        story.step(
-            "4",
-            "reads are served by the nearest copy, or where the client prefers",
-        );
-        let there = &self.region(2).proxy_url;
-        let application = Application::new(GLOBAL, SOON)?;
-        let outcome = read(&application, there, self.name(2)).await?;
-        ensure!(
-            outcome.hops.is_empty(),
-            "a read next to a copy was redirected"
-        );
-        let took = ms(outcome.took);
-        story.tell(&format!(
-            "GET {there}{PATH} for {GLOBAL}: {} by {}; {took}",
-            outcome.status.as_u16(),
-            outcome.region
-        ));
-        let outcome = read(&application.preferring(self.name(0)), there, self.name(0)).await?;
-        story.tell(&format!(
-            "the same with X-MAIA-Preferred-Region: {}: {}, then {} by {}; {}",
-            self.name(0),
-            outcome
-                .hops
-                .first()
-                .map_or("no redirect", |hop| hop.reason.as_str()),
-            outcome.status.as_u16(),
-            outcome.region,
-            ms(outcome.took)
-        ));
-        let application = Application::new(REPLICATED, SOON)?;
-        let outcome = application.get(there, PATH).await?;
-        ensure!(
-            outcome.status.is_success(),
-            "{} {}",
-            outcome.status,
-            outcome.body
-        );
-        let hop = outcome
-            .hops
-            .first()
-            .context("a read without a copy nearby was not redirected")?;
-        story.tell(&format!(
-            "GET {there}{PATH} for {REPLICATED}: {}, then {} by {}; {}",
-            hop.reason,
-            outcome.status.as_u16(),
-            outcome.region,
-            ms(outcome.took)
-        ));
-        story.held();
-        Ok(())
-    }
 }
 
 /// PUT of a placement; a cluster that is just electing is asked again.
-async fn put_placement(api: &Api, tenant: &str, spec: &Value) -> anyhow::Result<Value> {
+pub(super) async fn put_placement(api: &Api, tenant: &str, spec: &Value) -> anyhow::Result<Value> {
     let path = format!("/v1/placements/{tenant}");
     let end = Instant::now() + SOON;
     loop {
@@ -259,34 +207,6 @@ async fn written(application: &Application, proxy: &str) -> anyhow::Result<Outco
         ensure!(
             retry,
             "the write was not stored: {} {}",
-            outcome.status,
-            outcome.body
-        );
-        tokio::time::sleep(POLL).await;
-    }
-}
-
-/// GET of the note until this region serves it: a copy may be a moment behind.
-async fn read(
-    application: &Application,
-    proxy: &str,
-    region: &RegionName,
-) -> anyhow::Result<Outcome> {
-    let end = Instant::now() + SOON;
-    loop {
-        let outcome = application.get(proxy, PATH).await?;
-        if outcome.status.is_success() && outcome.body == NOTE {
-            ensure!(
-                outcome.region == region.as_str(),
-                "served by `{}`",
-                outcome.region
-            );
-            return Ok(outcome);
-        }
-        let late = Instant::now() >= end;
-        ensure!(
-            !late,
-            "the note is not there: {} {}",
             outcome.status,
             outcome.body
         );

@@ -12,6 +12,7 @@ use prost::Message;
 use super::slot::Slot;
 use super::tombstones::Graves;
 use super::{keys, patch, purge, reconcile, seal, stamps};
+use crate::core::acks;
 use crate::core::conflict::{Content, Stamp};
 use crate::core::frame;
 use crate::core::record::{Idempotency, Record, RecordKind};
@@ -32,11 +33,15 @@ pub(super) struct Context<'a> {
 impl Context<'_> {
     /// The version of what the record writes.
     pub(super) fn version(&self) -> wire::Version {
-        wire::Version {
-            group: self.group.get(),
-            term: self.position.term.get(),
-            index: self.position.index.get(),
-        }
+        version(self.group, self.position)
+    }
+}
+
+fn version(group: GroupId, position: Position) -> wire::Version {
+    wire::Version {
+        group: group.get(),
+        term: position.term.get(),
+        index: position.index.get(),
     }
 }
 
@@ -226,7 +231,8 @@ fn write_all(context: &Context<'_>, out: &mut Mutations) -> Result<wire::Written
     for operation in &body.operations {
         let slot = Slot::open(context, operation, &mut seen)?;
         check_condition(operation.condition.as_ref(), slot.resource.as_ref())?;
-        written.created.push(slot.resource.is_none());
+        let is_delete = matches!(operation.what, Some(wire::data_operation::What::Delete(_)));
+        written.created.push(slot.resource.is_none() && !is_delete);
         match changed(context, operation, &slot, body.by_field)? {
             Some(resource) => {
                 if matches!(
@@ -239,6 +245,7 @@ fn write_all(context: &Context<'_>, out: &mut Mutations) -> Result<wire::Written
             }
             None => {
                 let newest = slot.resource.as_ref().map(stamps::of);
+                let newest = newest.or_else(|| slot.grave().cloned());
                 let stamp = Stamp::of(context.record).above(newest.as_ref());
                 slot.bury(stamp, &mut graves, out);
             }
@@ -285,7 +292,8 @@ pub(super) fn changed(
     let (data, content_type) = match &operation.what {
         Some(What::Put(data)) => (data.clone(), operation.content_type.clone()),
         Some(What::MergePatch(patch)) => (patched(current, patch)?, "application/json".to_owned()),
-        Some(What::Delete(_)) if current.is_none() => {
+        // One that may have been answered already is kept as a tombstone: it wins over older writes.
+        Some(What::Delete(_)) if current.is_none() && !acks::may_be_early(context.record) => {
             return refuse(ErrorCode::NotFound, "the resource does not exist");
         }
         Some(What::Delete(_)) => return Ok(None),
@@ -410,6 +418,17 @@ pub(super) fn decode<M: Message + Default>(bytes: Vec<u8>) -> Result<M, StateErr
 /// [`StateError`] when the bytes have rotted.
 pub fn decode_resource(bytes: Vec<u8>) -> Result<wire::Resource, StateError> {
     decode(bytes)
+}
+
+/// The outcome of a put that is answered before it is applied: where it stands, but not whether it
+/// creates its resource.
+#[must_use]
+pub fn early_outcome(group: GroupId, position: Position) -> Bytes {
+    let written = wire::Written {
+        version: Some(version(group, position)),
+        ..wire::Written::default()
+    };
+    outcome_of(Ok(written)).encode_to_vec().into()
 }
 
 /// Reads what [`apply`] returned.

@@ -102,7 +102,7 @@ impl GroupLog {
             group: self.group,
             position,
         };
-        let acknowledged = self.tail.lock().is_acknowledged(position);
+        let acknowledged = self.tail.lock().early.is_acknowledged(position);
         let kept = quarantine::leaving(id, record, acknowledged, unix_ms(), why)?;
         let key = Bytes::copy_from_slice(&id.key());
         Some((position, (key, kept.encode())))

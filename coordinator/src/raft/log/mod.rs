@@ -11,6 +11,7 @@
 //! durable when their callback fires; the last purged id is stored with the deletion; a data record that
 //! is not known to be committed goes to quarantine in the batch that removes it.
 
+mod early;
 pub(crate) mod flusher;
 mod leaving;
 pub(crate) mod ledger;

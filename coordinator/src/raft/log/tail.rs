@@ -2,10 +2,11 @@
 //! appended, and what the disk does not have yet. Bounded, but entries that are not yet flushed
 //! always stay, for they can be read from nowhere else.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use super::super::codec::{self, CodecError};
 use super::super::types::{RaftEntry, RaftLogId, RaftVote, next_index};
+use super::early::Early;
 use super::ledger::Ledger;
 use bytes::Bytes;
 use maia_common::Position;
@@ -33,18 +34,14 @@ pub(crate) struct Tail {
     pub(crate) damaged: bool,
     /// What the log's parts weigh, and how old they are.
     pub(crate) ledger: Ledger,
-    /// Records above the committed one that a client was told are safe.
-    acknowledged: BTreeSet<Position>,
+    /// What is answered before its commit, or might be.
+    pub(crate) early: Early,
     kept: VecDeque<Kept>,
     kept_bytes: usize,
     cap_bytes: usize,
     appended: u64,
     flushed: u64,
 }
-
-/// Early acknowledgements remembered per group until the commit; what is beyond counts as perhaps
-/// acknowledged, and is treated alike.
-const MAX_ACKNOWLEDGED: usize = 65_536;
 
 /// An entry as the flusher writes it.
 #[derive(Debug, Clone)]
@@ -63,7 +60,7 @@ impl Tail {
             first: 0,
             damaged: false,
             ledger: Ledger::default(),
-            acknowledged: BTreeSet::new(),
+            early: Early::default(),
             kept: VecDeque::new(),
             kept_bytes: 0,
             cap_bytes,
@@ -83,23 +80,19 @@ impl Tail {
     /// Notes what is committed.
     pub(crate) fn commit(&mut self, committed: Option<RaftLogId>) {
         self.committed = committed;
-        if !self.acknowledged.is_empty() {
-            let next = next_index(committed.as_ref());
-            self.acknowledged.retain(|at| at.index.get() >= next);
-        }
+        self.early.commit(next_index(committed.as_ref()));
     }
 
-    /// Notes that a client was told that the record is safe, before its commit.
-    pub(crate) fn acknowledge(&mut self, position: Position) {
+    /// Notes, before a client is told, that it is told that the record is safe, before its commit.
+    /// False: it must not be told so. A later vote may be followed by the record's removal at any
+    /// moment, and removal must find all that were told.
+    pub(crate) fn acknowledge(&mut self, position: Position) -> bool {
+        let voted = self.vote.as_ref().map(|vote| vote.leader_id.term);
+        if voted != Some(position.term.get()) {
+            return false;
+        }
         let is_committed = position.index.get() < next_index(self.committed.as_ref());
-        if !is_committed && self.acknowledged.len() < MAX_ACKNOWLEDGED {
-            self.acknowledged.insert(position);
-        }
-    }
-
-    /// Whether that was noted; not after a restart.
-    pub(crate) fn is_acknowledged(&self, position: Position) -> bool {
-        self.acknowledged.contains(&position)
+        is_committed || self.early.acknowledge(position)
     }
 
     /// Takes entries in; returns them encoded, and the number of this append.
@@ -110,6 +103,7 @@ impl Tail {
         self.appended += 1;
         let mut encoded = Vec::new();
         for entry in entries {
+            self.early.appended(&entry, self.appended);
             let bytes = codec::encode_entry(&entry);
             if next_index(self.last.as_ref()) <= self.first {
                 self.first = entry.log_id.index();
@@ -135,6 +129,7 @@ impl Tail {
     /// All appends up to this one are on disk: what exceeds the cap may go.
     pub(crate) fn mark_flushed(&mut self, append: u64) {
         self.flushed = self.flushed.max(append);
+        self.early.flushed(self.flushed);
         while self.kept_bytes > self.cap_bytes {
             match self.kept.front() {
                 Some(front) if front.append <= self.flushed => self.drop_front(),

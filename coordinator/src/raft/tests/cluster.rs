@@ -1,6 +1,6 @@
 //! Three nodes over gRPC on loopback.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -71,6 +71,56 @@ async fn a_follower_that_was_away_too_long_catches_up_by_snapshot() {
     let more = cluster.propose(G, "more").await;
     cluster.applied_everywhere(G, more.position).await;
     assert_eq!(bodies(&cluster.up[&away].engine, G).len(), 402);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_lead_is_handed_nothing_and_does_not_campaign() {
+    let mut cluster = Cluster::three(G, |_| {}).await;
+    cluster.propose(G, "a").await;
+    let old = cluster.leader(G).await;
+    let unfit = old % 3 + 1;
+    let fit = (old + 1) % 3 + 1;
+    let only = || BTreeSet::from([NodeId::new(unfit)]);
+    assert!(cluster.up[&unfit].engine.set_unfit(G, only()));
+    assert!(!cluster.up[&unfit].engine.set_unfit(G, only()), "no news");
+    let campaign = cluster.up[&unfit].engine.trigger_election(G).await;
+    assert!(
+        matches!(campaign, Err(GroupError::Unfit(_))),
+        "{campaign:?}"
+    );
+    assert!(
+        !cluster.up[&old].engine.set_unfit(G, only()),
+        "news of another"
+    );
+    let refused = cluster.up[&old]
+        .engine
+        .transfer(G, NodeId::new(unfit))
+        .await;
+    assert!(
+        matches!(refused, Err(GroupError::TransferTarget { .. })),
+        "{refused:?}"
+    );
+    // One that does not know it asks in vain.
+    assert!(!cluster.up[&old].engine.set_unfit(G, BTreeSet::new()));
+    let asked = cluster.up[&old]
+        .engine
+        .transfer(G, NodeId::new(unfit))
+        .await;
+    asked.unwrap();
+    let applied = cluster.propose(G, "b").await;
+    cluster.applied_everywhere(G, applied.position).await;
+    assert!(!cluster.up[&unfit].leads(G));
+    cluster.stop(old).await;
+    until("the other one leads", || cluster.up[&fit].leads(G)).await;
+    assert!(cluster.up[&unfit].engine.set_unfit(G, BTreeSet::new()));
+    cluster.stop(fit).await;
+    cluster.start(old).await;
+    cluster.up[&old].engine.start_group(G).await.unwrap();
+    // Only one of them has what the log has by now, or both: either may lead again.
+    until("one of them leads", || {
+        cluster.up[&old].leads(G) || cluster.up[&unfit].leads(G)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

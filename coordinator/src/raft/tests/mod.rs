@@ -3,6 +3,7 @@
 
 mod cluster;
 mod damage;
+mod early;
 mod entries;
 mod faults;
 mod field;

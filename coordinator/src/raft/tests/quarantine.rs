@@ -25,7 +25,7 @@ use super::super::log::store::{GroupLog, SharedTail};
 use super::super::log::tail::Tail;
 use super::super::propose::within;
 use super::super::state::db::StateDb;
-use super::super::types::{RaftEntry, RaftStoredMembership, log_id};
+use super::super::types::{RaftEntry, RaftStoredMembership, RaftVote, log_id};
 use super::super::*;
 use super::field::{Field, NODES};
 use super::harness::*;
@@ -35,7 +35,7 @@ use crate::core::record::{Hlc, Record, RecordFields, RecordKind};
 
 const G: GroupId = GroupId::new(3);
 
-fn data(body: &str) -> Record {
+pub(super) fn data(body: &str) -> Record {
     let operation = wire::DataOperation {
         resource_type: "k".to_owned(),
         resource_id: body.to_owned(),
@@ -62,7 +62,7 @@ fn data(body: &str) -> Record {
     })
 }
 
-fn entries(quarantine: &Quarantine) -> Vec<Entry> {
+pub(super) fn entries(quarantine: &Quarantine) -> Vec<Entry> {
     let found = quarantine.page(None, usize::MAX, usize::MAX).unwrap();
     found.into_iter().map(|f| f.entry.unwrap()).collect()
 }
@@ -148,7 +148,18 @@ async fn truncated_records_are_kept() {
     append(&mut log, 1, 0..9).await;
     log.save_committed(Some(log_id(1, 4))).await.unwrap();
     let noted = Position::new(Term::new(1), Index::new(7));
-    log.tail.lock().acknowledge(noted);
+    assert!(
+        !log.tail.lock().acknowledge(noted),
+        "nobody leads in its term"
+    );
+    log.tail.lock().vote = Some(RaftVote::new_committed(1, 1));
+    assert!(log.tail.lock().acknowledge(noted));
+    log.tail.lock().vote = Some(RaftVote::new(2, 2));
+    let late = Position::new(Term::new(1), Index::new(8));
+    assert!(
+        !log.tail.lock().acknowledge(late),
+        "it may be cut off already"
+    );
     log.truncate_after(Some(log_id(1, 5))).await.unwrap();
     let kept = entries(&store.quarantine());
     let of = |e: &Entry| (e.id.position.index.get(), e.acknowledged, e.why);
@@ -381,7 +392,7 @@ async fn a_search_reads_on_past_what_is_not_wanted_and_says_where_it_ended() {
 }
 
 /// The node that leads.
-async fn leader(field: &Field, among: &[u64]) -> u64 {
+pub(super) async fn leader(field: &Field, among: &[u64]) -> u64 {
     let mut leader = None;
     until("a leader", || {
         let leads = |id: &&u64| {

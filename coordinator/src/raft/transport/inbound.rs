@@ -14,6 +14,7 @@ use openraft::raft::{
 use super::super::disk::{DiskGuard, DiskRoom};
 use super::super::group::Group;
 use super::super::groups::Groups;
+use super::super::lag::committed_by;
 use super::super::snapshot::{SnapshotFile, SnapshotStore, format};
 use super::super::types::{RaftSnapshot, RaftSnapshotMeta, RaftVote, TypeConfig};
 use super::super::witness::has_payload;
@@ -40,6 +41,9 @@ pub enum InboundError {
     /// it may not do.
     #[error("this node is the group's witness: {0}")]
     Witness(&'static str),
+    /// It may not lead.
+    #[error("this node takes no group over: its clock is off")]
+    Unfit,
     /// The disk is nearly full.
     #[error("this node's disk is nearly full")]
     DiskFull,
@@ -71,6 +75,7 @@ impl Inbound {
         if !request.entries.is_empty() && self.disk.room() == DiskRoom::Critical {
             return Err(InboundError::DiskFull);
         }
+        let (committed, came) = (committed_by(&request), Instant::now());
         let answer = group
             .raft
             .append_entries(request)
@@ -78,6 +83,7 @@ impl Inbound {
             .map_err(|e| stopped(&e))?;
         if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
             group.hear();
+            group.note_committed(committed, came);
         }
         Ok(answer)
     }
@@ -112,6 +118,9 @@ impl Inbound {
         }
         if group.is_witness() && *request.to_node_id() == self.node.get() {
             return Err(InboundError::Witness("it never leads"));
+        }
+        if group.is_unfit(self.node) {
+            return Err(InboundError::Unfit);
         }
         group
             .raft

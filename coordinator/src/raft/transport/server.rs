@@ -40,7 +40,9 @@ fn status(error: &InboundError) -> Status {
         InboundError::WrongNode { .. } | InboundError::Witness(_) | InboundError::Stopped(_) => {
             Status::failed_precondition(text)
         }
-        InboundError::Silent | InboundError::DiskFull => Status::unavailable(text),
+        InboundError::Silent | InboundError::Unfit | InboundError::DiskFull => {
+            Status::unavailable(text)
+        }
     }
 }
 

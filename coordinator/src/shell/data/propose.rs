@@ -1,6 +1,7 @@
 //! Proposing: finds the group's leader and stays with the record until there is an answer, a
 //! refusal, or no more time. Nothing is proposed that the tenant's sync mode can't be kept for.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use maia_common::error_code::ErrorCode;
@@ -12,7 +13,7 @@ use maia_common::runtime::Backoff;
 use super::DataService;
 use crate::core::acks::{self, AckRule, Progress, Replicas, Verdict};
 use crate::core::record::{Record, RecordKind};
-use crate::raft::{GroupStatus, ProposeError};
+use crate::raft::{GroupStatus, ProposeError, Settled};
 use crate::shell::peers::{PeerError, RemoteApplied};
 use crate::shell::placements::Refusal;
 
@@ -141,8 +142,14 @@ impl DataService {
         let ready = self.0.engine.apply_term_start(group, deadline).await;
         ready.map_err(miss_of)?;
         let record = record.stamped(self.0.clock.now());
-        let proposed = self.0.engine.propose(group, record, deadline).await;
-        let applied = proposed.map_err(miss_of)?;
+        let proposed = self.propose_by(group, rule, record, deadline).await;
+        let applied = match proposed.map_err(miss_of)? {
+            Settled::Applied(applied) => applied,
+            Settled::Early {
+                position,
+                durable_on,
+            } => return Ok(self.early_answer(group, position, durable_on)),
+        };
         let mut durable_on = applied.durable_on;
         let mut verdict = self.judge(group, rule, durable_on.len());
         if verdict == Verdict::Wait {
@@ -157,11 +164,17 @@ impl DataService {
             (durable_on, verdict) = (nodes, found.unwrap_or(Verdict::Wait));
         }
         match verdict {
-            Verdict::Acknowledge { .. } => Ok(RemoteApplied {
-                outcome: applied.outcome.0,
-                position: applied.position,
-                durable_on,
-            }),
+            Verdict::Acknowledge { degraded } => {
+                self.0
+                    .degraded
+                    .fetch_add(degraded.into(), Ordering::Relaxed);
+                Ok(RemoteApplied {
+                    outcome: applied.outcome.0,
+                    position: applied.position,
+                    durable_on,
+                    degraded,
+                })
+            }
             Verdict::Wait | Verdict::Unknown => Err(Miss::Unknown),
         }
     }

@@ -1,49 +1,173 @@
 //! Reads of the built-in origin: served from what is applied here, by any member of the tenant's
-//! group; a strong read first asks the leader how far that must be.
+//! group. A strong read first asks the leader how far that must be. One with a consistency token
+//! waits for the token's write, and is passed on to the leader where that takes too long.
+//!
+//! ```text
+//!  token ─▶ in this state? ──applied──▶ served here
+//!             │   │  └──diverged──▶ diverged_history
+//!             │   └──not yet──▶ wait, up to TOKEN_PATIENCE ─▶ look again
+//!             └──still not──▶ Peer::Read at the leader, the same there; else not_yet
+//! ```
+//! Invariant: I9 (never silently an older state than the token's).
 
 use std::time::{Duration, Instant};
 
 use maia_common::error_code::ErrorCode;
-use maia_common::ids::{GroupId, ResourceId, ResourceType, TenantId};
+use maia_common::ids::{GroupId, TenantId};
+use maia_common::limits;
 use maia_common::position::Position;
 use maia_common::runtime::Backoff;
 
+use super::look::{Look, Page, Query};
 use super::propose::leaderless;
-use super::{DataService, Resource};
-use crate::core::data as core;
-use crate::raft::{StateCf, StateError, StateView};
+use super::{DataService, PLACEMENT_PATIENCE};
+use crate::core::token::Token;
+use crate::raft::{ReadError, StateError};
+use crate::shell::peers::PeerError;
 use crate::shell::placements::Refusal;
 
-/// After this many bytes a page ends: what is listed is in memory at once.
-const PAGE_BYTES: usize = 4 << 20;
-/// Rows that are read at once; each may be as large as a resource.
-const PAGE_STEP: usize = 16;
+/// A read, as a client asks for it.
+#[derive(Debug)]
+pub struct ReadRequest {
+    /// What it wants.
+    pub query: Query,
+    /// Whether it must see all that was acknowledged before.
+    pub strong: bool,
+    /// The write that it must see.
+    pub token: Option<Token>,
+}
 
-/// A part of a list.
-#[derive(Debug, Default)]
-pub struct Page {
-    /// In the order of ids.
-    pub items: Vec<(ResourceId, Resource)>,
-    /// Where the next page begins, if there may be one.
-    pub next: Option<ResourceId>,
+/// A read's answer.
+#[derive(Debug)]
+pub struct Served {
+    /// What was found.
+    pub page: Page,
+    /// How far it may be behind the leader; none: not known.
+    pub lag: Option<Duration>,
 }
 
 impl DataService {
-    /// Makes sure that reads of this tenant may be served here; with `strong`, that they see all
-    /// writes acknowledged before this call. Returns the group to read from.
+    /// Reads from this node's copy, or with a token, where that is behind, from the leader's.
     ///
     /// # Errors
-    /// [`Refusal`]; `stale_placement` where no copy is kept here.
-    pub async fn prepare_read(
+    /// [`Refusal`]; `stale_placement` where no copy is kept here, `diverged_history` and `not_yet`
+    /// for a token whose write is not to be seen.
+    pub async fn serve(&self, request: &ReadRequest, deadline: Instant) -> Result<Served, Refusal> {
+        let ReadRequest {
+            query,
+            strong,
+            token,
+        } = request;
+        if token
+            .as_ref()
+            .is_some_and(|token| token.tenant != query.tenant)
+        {
+            let text = "the consistency token is of another tenant";
+            return Err(Refusal::new(ErrorCode::InvalidRequest, text));
+        }
+        let tenant = &query.tenant;
+        let group = self.group_for(tenant, token.as_ref(), deadline).await?;
+        self.prepare_read(group, tenant, *strong, deadline).await?;
+        let position = token.as_ref().map(|token| token.position);
+        // What is taken for the leader may be deposed: it is asked only for what it can prove to have.
+        if position.is_none() || *strong {
+            return self.serve_at(group, query, position, deadline).await;
+        }
+        let patience = deadline.min(Instant::now() + limits::TOKEN_PATIENCE);
+        let found = self.serve_at(group, query, position, patience).await;
+        match found {
+            Err(refusal) if refusal.code == ErrorCode::NotYet => {}
+            settled => return settled,
+        }
+        let elsewhere = self.leader_of(group).filter(|node| *node != self.0.me.0);
+        let Some(leader) = elsewhere else {
+            return self.serve_at(group, query, position, deadline).await;
+        };
+        let asked = self.0.peers.read(leader, group, query, position, deadline);
+        asked.await.map_err(|error| match error {
+            PeerError::Refused { code, detail } => Refusal::new(code, detail),
+            PeerError::NotLeader { .. } | PeerError::Unreachable | PeerError::OutcomeUnknown => {
+                not_yet()
+            }
+        })
+    }
+
+    /// Reads from the state that is applied here, once it has the position. Also for a peer whose
+    /// copy is behind: whoever leads, the state alone decides.
+    ///
+    /// # Errors
+    /// [`Refusal`]: `not_yet` at the deadline, `diverged_history`, or that the state can't be read.
+    pub async fn serve_at(
         &self,
+        group: GroupId,
+        query: &Query,
+        position: Option<Position>,
+        deadline: Instant,
+    ) -> Result<Served, Refusal> {
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(100));
+        let mut wait = Duration::ZERO;
+        loop {
+            // Before the look: it is of this moment or later.
+            let lag = self.0.engine.lag(group);
+            match self.look(group, query, position).map_err(unreadable)? {
+                // A node that left the group meanwhile has nothing of it any more.
+                Look::Found(page) if self.has_copy(group) => return Ok(Served { page, lag }),
+                Look::Found(_) => return Err(not_yet()),
+                Look::Diverged => return Err(diverged()),
+                Look::NotYet => {}
+            }
+            if Instant::now() >= deadline {
+                return Err(not_yet());
+            }
+            if let Some(position) = position {
+                let reached = self.0.engine.wait_applied(group, position, deadline).await;
+                if let Err(ReadError::Stopped(_) | ReadError::UnknownGroup) = reached {
+                    return Err(not_yet());
+                }
+            }
+            // Not the first time: then the state is just being replaced by a newer one.
+            tokio::time::sleep(wait).await;
+            wait = backoff.next(fastrand::f64());
+        }
+    }
+
+    fn has_copy(&self, group: GroupId) -> bool {
+        let status = self.0.engine.status(group);
+        status.is_some_and(|s| s.may_serve(self.0.me.0))
+    }
+
+    /// The group to read from. A token of another one may come from a placement that has not
+    /// arrived here yet, so asks the metastore's leader before it says that the tenant has left it.
+    async fn group_for(
+        &self,
+        tenant: &TenantId,
+        token: Option<&Token>,
+        deadline: Instant,
+    ) -> Result<GroupId, Refusal> {
+        let known = self.home_caught_up(tenant, deadline).await?.placement.group;
+        let Some(token) = token.filter(|token| token.group != known) else {
+            return Ok(known);
+        };
+        let patience = deadline.min(Instant::now() + PLACEMENT_PATIENCE);
+        self.0.store.catch_up(patience).await?;
+        let group = self.home(tenant)?.placement.group;
+        if group != token.group {
+            let text = "the consistency token is of a group in which the tenant is no more";
+            return Err(Refusal::new(ErrorCode::DivergedHistory, text));
+        }
+        Ok(group)
+    }
+
+    /// Makes sure that reads of this tenant may be served here; with `strong`, that they see all
+    /// writes acknowledged before this call.
+    async fn prepare_read(
+        &self,
+        group: GroupId,
         tenant: &TenantId,
         strong: bool,
         deadline: Instant,
-    ) -> Result<GroupId, Refusal> {
-        let group = self.home_caught_up(tenant, deadline).await?.placement.group;
-        let status = self.0.engine.status(group);
-        let has_copy = status.is_some_and(|s| s.may_serve(self.0.me.0));
-        if !has_copy {
+    ) -> Result<(), Refusal> {
+        if !self.has_copy(group) {
             let text = format!(
                 "no copy of tenant `{tenant}` is kept in region {}",
                 self.0.me.1
@@ -52,20 +176,13 @@ impl DataService {
         }
         if strong {
             let position = self.read_index(group, deadline).await?;
-            if self
-                .0
-                .engine
-                .wait_applied(group, position, deadline)
-                .await
-                .is_err()
-            {
-                return Err(Refusal::new(
-                    ErrorCode::NotYet,
-                    "this replica is behind its leader",
-                ));
+            let applied = self.0.engine.wait_applied(group, position, deadline).await;
+            if applied.is_err() {
+                let text = "this replica is behind its leader";
+                return Err(Refusal::new(ErrorCode::NotYet, text));
             }
         }
-        Ok(group)
+        Ok(())
     }
 
     async fn read_index(&self, group: GroupId, deadline: Instant) -> Result<Position, Refusal> {
@@ -88,70 +205,17 @@ impl DataService {
             tokio::time::sleep(wait).await;
         }
     }
+}
 
-    /// A resource as applied here.
-    ///
-    /// # Errors
-    /// [`Refusal`] when the state can't be read.
-    pub fn read(
-        &self,
-        group: GroupId,
-        tenant: &TenantId,
-        kind: &ResourceType,
-        id: &ResourceId,
-    ) -> Result<Option<Resource>, Refusal> {
-        let key = core::resource_key(group, tenant, kind, id);
-        let found = self
-            .0
-            .engine
-            .state()
-            .get(StateCf::Data, &key)
-            .map_err(unreadable)?;
-        found
-            .map(core::decode_resource)
-            .transpose()
-            .map_err(unreadable)
-    }
+fn not_yet() -> Refusal {
+    let text = "this copy does not have yet what the read must see, and no leader can show it";
+    Refusal::new(ErrorCode::NotYet, text)
+}
 
-    /// A page of the resources of a type whose ids begin with `prefix`, in the order of ids, after
-    /// `after`: up to `limit` of them, fewer when they are large.
-    ///
-    /// # Errors
-    /// [`Refusal`] when the state can't be read.
-    pub fn list(
-        &self,
-        (group, tenant, kind): (GroupId, &TenantId, &ResourceType),
-        prefix: &str,
-        after: Option<&ResourceId>,
-        limit: usize,
-    ) -> Result<Page, Refusal> {
-        let whole = core::type_prefix(group, tenant, kind);
-        let mut start = whole.clone();
-        start.extend_from_slice(prefix.as_bytes());
-        let mut after = after.map(|id| core::resource_key(group, tenant, kind, id));
-        let state = self.0.engine.state();
-        let mut page = Page::default();
-        let mut bytes = 0;
-        while page.items.len() < limit && bytes < PAGE_BYTES {
-            let step = PAGE_STEP.min(limit - page.items.len());
-            let rows = state
-                .scan(StateCf::Data, &start, after.as_deref(), step)
-                .map_err(unreadable)?;
-            let is_last = rows.len() < step;
-            for (key, value) in rows {
-                bytes += value.len();
-                let resource = core::decode_resource(value).map_err(unreadable)?;
-                page.items
-                    .extend(core::resource_id_of(&key, &whole).map(|id| (id, resource)));
-                after = Some(key);
-            }
-            if is_last {
-                return Ok(page);
-            }
-        }
-        page.next = page.items.last().map(|(id, _)| id.clone());
-        Ok(page)
-    }
+fn diverged() -> Refusal {
+    let text = "the write of the consistency token is not in the history of the tenant's group: it \
+                was cut off with its leader, or is too old to tell";
+    Refusal::new(ErrorCode::DivergedHistory, text)
 }
 
 fn unreadable(error: StateError) -> Refusal {

@@ -106,7 +106,10 @@ impl Registers {
                 WON
             }
             Resolution::LastWriteWins => register.meet(stamp_of(record), new),
-            Resolution::Merge => register.merge(stamp_of(record), new?),
+            Resolution::Merge => match new {
+                Some(new) => register.merge(stamp_of(record), new),
+                None => register.merge_deletion(stamp_of(record)),
+            },
         })
     }
 
@@ -171,5 +174,23 @@ impl Register {
         self.newest = self.newest.take().max(Some(stamp));
         self.now = Some(now);
         fates
+    }
+
+    /// What was written since stays.
+    fn merge_deletion(&mut self, stamp: Stamp) -> Fates {
+        if self.deleted.as_ref() >= Some(&stamp) {
+            return LOST;
+        }
+        let is_written_since = self.now.is_some() && Some(&stamp) < self.newest.as_ref();
+        self.fields.retain(|_, written| *written > stamp);
+        let fields = &self.fields;
+        let now = self.now.take().filter(|_| is_written_since);
+        self.now = now.map(|mut now| {
+            now.retain(|name, _| fields.contains_key(name));
+            now
+        });
+        self.newest = self.newest.take().max(Some(stamp.clone()));
+        self.deleted = Some(stamp);
+        if is_written_since { MERGED } else { WON }
     }
 }

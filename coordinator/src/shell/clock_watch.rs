@@ -1,0 +1,133 @@
+//! Who of this node's groups it may lead, by its wall clock: one loop asks the other coordinators for
+//! theirs, and where too many of a group's members say another time, this node neither campaigns for the
+//! group nor takes it over, and hands it on if it leads it. The rule is `core/hlc`; the engine keeps to
+//! what it is told.
+//!
+//! ```text
+//!  every second: Peer::Clock at each node ─▶ offset ─┬─ near enough ─▶ may lead
+//!                                                   └─ too far ─▶ no campaign; led: handed to a member near the others
+//! ```
+//! Nobody's clock is changed. A node that nobody answers keeps its right: it leads nobody either.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use maia_common::ids::{GroupId, NodeId};
+
+use super::clock::unix_us;
+use super::cluster::Cluster;
+use super::peers::Peers;
+use crate::core::hlc;
+use crate::raft::{Engine, Follower, Role};
+
+/// How often the others are asked.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How long one may take: a slow answer says little.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// What was heard earlier may have been set right since.
+const LATELY: Duration = Duration::from_secs(10);
+
+/// How far the wall clocks of others are from this node's, by what was heard last: theirs minus its own,
+/// in milliseconds. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Offsets(Arc<Mutex<BTreeMap<NodeId, (i64, Instant)>>>);
+
+impl Offsets {
+    /// Of whom something was heard lately.
+    #[must_use]
+    pub fn lately(&self) -> BTreeMap<NodeId, i64> {
+        let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = heard.iter().filter(|(_, (_, at))| at.elapsed() < LATELY);
+        recent.map(|(node, (offset, _))| (*node, *offset)).collect()
+    }
+
+    fn note(&self, node: NodeId, offset_ms: i64) {
+        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.retain(|_, (_, at)| at.elapsed() < LATELY);
+        heard.insert(node, (offset_ms, Instant::now()));
+    }
+}
+
+/// The loop.
+pub struct ClockWatch {
+    /// This node.
+    pub node: NodeId,
+    /// Its groups.
+    pub engine: Arc<Engine>,
+    /// For whom to ask.
+    pub cluster: Cluster,
+    /// For asking.
+    pub peers: Arc<Peers>,
+    /// What was heard.
+    pub offsets: Offsets,
+    /// `failover.max_clock_offset`.
+    pub bound: Duration,
+}
+
+impl ClockWatch {
+    /// Runs until its task is stopped.
+    pub async fn run(self) {
+        let mut tick = tokio::time::interval(ASK_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.ask().await;
+            let offsets = self.offsets.lately();
+            for group in self.engine.group_ids() {
+                self.judge(group, &offsets).await;
+            }
+        }
+    }
+
+    async fn ask(&self) {
+        let cluster = self.cluster.state();
+        let others = cluster.nodes.keys().filter(|node| **node != self.node);
+        let asked = others.map(|node| async {
+            let (asked, own_ms) = (Instant::now(), unix_us() / 1000);
+            let answer = self.peers.clock(*node, asked + PATIENCE).await;
+            if let Ok(their_ms) = answer {
+                let offset = hlc::offset_ms(own_ms, asked.elapsed(), their_ms);
+                self.offsets.note(*node, offset);
+            }
+        });
+        futures::future::join_all(asked).await;
+    }
+
+    async fn judge(&self, group: GroupId, offsets: &BTreeMap<NodeId, i64>) {
+        let Some(status) = self.engine.status(group) else {
+            return;
+        };
+        let fitness = |node| hlc::fitness(self.node, node, &status.voters, offsets, self.bound);
+        let voters = status.voters.iter().copied();
+        let unfit: BTreeSet<NodeId> = voters.filter(|v| fitness(*v) == Some(false)).collect();
+        let is_unfit = unfit.contains(&self.node);
+        if self.engine.set_unfit(group, unfit) {
+            if is_unfit {
+                tracing::error!(
+                    %group, ?offsets,
+                    "this node's clock is off (milliseconds that others are ahead): it does not lead"
+                );
+            } else {
+                tracing::info!(%group, "this node's clock agrees with the others': it may lead");
+            }
+        }
+        if is_unfit && status.role == Role::Leader {
+            let followers = status.followers.iter();
+            let fit = followers.filter(|f| fitness(f.node) == Some(true));
+            self.hand_on(group, fit.max_by_key(|f| f.matched)).await;
+        }
+    }
+
+    /// To the member whose log is longest of those that may lead. Asked again at the next look.
+    async fn hand_on(&self, group: GroupId, to: Option<&Follower>) {
+        let Some(to) = to else {
+            tracing::warn!(%group, "nobody to hand the group to, whose clock is nearer to the others'");
+            return;
+        };
+        match self.engine.transfer(group, to.node).await {
+            Ok(()) => tracing::info!(%group, to = %to.node, "handed on: this node's clock is off"),
+            Err(error) => tracing::warn!(%group, %error, "a group can't be handed on yet"),
+        }
+    }
+}
