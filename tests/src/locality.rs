@@ -17,7 +17,7 @@ use crate::{Cluster, Options, wait_until, wait_value};
 
 const WRITES: usize = 600;
 /// Small, so that snapshots are taken and logs purged meanwhile.
-const RETAINED: &str = "replication.retention_records=100";
+const RETAINED: &str = "replication.retention_bytes=1000000";
 
 /// How often a mark was found in each region's files: by the kind of file.
 pub type Hits = BTreeMap<String, usize>;

@@ -24,8 +24,8 @@ const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(150);
 const PAUSE: Duration = Duration::from_millis(8);
 /// After one that was refused: who has no leader is not asked thousands of times.
 const AFTER_REFUSAL: Duration = Duration::from_millis(60);
-/// Values are filled up to so many bytes at most.
-const MAX_FILLING: usize = 1500;
+/// Values are filled up to less than so many bytes: logs grow beyond what is kept of them.
+const MAX_FILLING: u64 = 4000;
 /// What a client remembers; resources that are used no more fill it up.
 const MAX_KNOWN: usize = 64;
 
@@ -265,9 +265,7 @@ impl<'a> Worker<'a> {
                 _ => request,
             };
             if let Some(value) = leaves {
-                let filling = self.random.usize(0..MAX_FILLING);
-                request =
-                    request.body(body(value, if idempotency.is_some() { 0 } else { filling }));
+                request = request.body(body(value));
             }
         }
         if let Some(idempotency) = idempotency {
@@ -295,9 +293,13 @@ fn event(
     }
 }
 
-/// A value's bytes.
-fn body(value: Value, filling: usize) -> String {
-    format!("{}:{}", value.0, ".".repeat(filling))
+/// A value's bytes: the same for each try of a write.
+fn body(value: Value) -> String {
+    format!(
+        "{}:{}",
+        value.0,
+        ".".repeat((value.0 % MAX_FILLING) as usize)
+    )
 }
 
 /// The value of these bytes.

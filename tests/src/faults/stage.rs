@@ -16,7 +16,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Of a region's ten ports: the relay in front of its coordinator.
 const RELAY_OFFSET: u16 = 5;
 /// Small, so that who was away for seconds needs a snapshot now and then.
-const RETAINED: &str = "replication.retention_records=400";
+const RETAINED: &str = "replication.retention_bytes=1000000";
 
 /// For a node's databases and what a run leaves in them; sparse.
 const DISK_MEGABYTES: u64 = 1024;
