@@ -19,7 +19,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs it.
 pub async fn run(report: &mut Report) {
-    let wanted = sized("SHOW_KILLS", 20);
+    let wanted = sized("SHOW_KILLS", 20).max(1);
     let cluster = Cluster::start().await;
     cluster.place("probe", 0, &[1, 2]).await;
     let probe = Probe::new(&cluster);
