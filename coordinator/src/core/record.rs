@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use maia_common::ids::{IdempotencyKey, RegionName, TenantId};
@@ -184,8 +184,8 @@ pub struct Record(Arc<Inner>);
 
 struct Inner {
     fields: RecordFields,
-    /// Made when it is first asked for: the log and every follower get the same bytes.
-    encoded: OnceLock<Bytes>,
+    /// Of a record that is complete: the log and every follower get the same bytes.
+    encoded: Option<Bytes>,
 }
 
 impl PartialEq for Inner {
@@ -200,14 +200,20 @@ impl Record {
     /// The record with this content.
     #[must_use]
     pub fn new(fields: RecordFields) -> Self {
-        let encoded = OnceLock::new();
+        let encoded = None;
+        Self(Arc::new(Inner { fields, encoded }))
+    }
+
+    /// One that is proposed as it is.
+    fn complete(fields: RecordFields) -> Self {
+        let encoded = Some(fields.encode());
         Self(Arc::new(Inner { fields, encoded }))
     }
 
     /// A record of group 0: a metastore transaction.
     #[must_use]
     pub fn meta(hlc: Hlc, body: Bytes) -> Self {
-        Self::new(RecordFields {
+        Self::complete(RecordFields {
             kind: RecordKind::Meta,
             tenant: None,
             sync_mode: None,
@@ -225,7 +231,7 @@ impl Record {
     pub fn stamped(&self, hlc: Hlc) -> Self {
         let mut fields = self.0.fields.clone();
         fields.hlc = hlc;
-        Self::new(fields)
+        Self::complete(fields)
     }
 
     /// Tells this record from all others that are in memory: clones are the same one.
@@ -238,7 +244,7 @@ impl Record {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let Inner { fields, encoded } = &*self.0;
-        encoded.get_or_init(|| fields.encode()).clone()
+        encoded.clone().unwrap_or_else(|| fields.encode())
     }
 
     /// Reads the persisted form.
@@ -265,7 +271,7 @@ impl Record {
             migration,
             body: message.body,
         };
-        let encoded = OnceLock::from(bytes);
+        let encoded = Some(bytes);
         Ok(Self(Arc::new(Inner { fields, encoded })))
     }
 }
