@@ -91,8 +91,8 @@ impl std::fmt::Display for Custody {
     }
 }
 
-/// The nodes that may keep entries of the group's tenants: members that stay, on nodes that stay; its
-/// leader first.
+/// The nodes that may keep entries of the group's tenants: members with data that stay, on
+/// nodes that stay; its leader first.
 #[must_use]
 pub fn keepers(state: &ClusterState, group: GroupId) -> Vec<NodeId> {
     let Some(record) = state.groups.get(&group) else {
@@ -103,7 +103,7 @@ pub fn keepers(state: &ClusterState, group: GroupId) -> Vec<NodeId> {
         known.is_some_and(|node| node.state != NodeState::Removing)
     };
     let leader = state.leaders.get(&group).map(|leader| leader.node);
-    let mut keepers: Vec<NodeId> = record.staying().map(|m| m.node).filter(stays).collect();
+    let mut keepers: Vec<NodeId> = record.copies().map(|m| m.node).filter(stays).collect();
     keepers.sort_by_key(|node| Some(*node) != leader);
     keepers
 }

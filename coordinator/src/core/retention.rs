@@ -20,8 +20,15 @@ pub struct Part {
     pub last: u64,
     /// Their bytes, about.
     pub bytes: u64,
-    /// When the newest of them was written, in milliseconds since 1970.
+    /// When the newest of them was written, in milliseconds since 1970; 0: not known, since none of them
+    /// is a record.
     pub newest_ms: u64,
+}
+
+impl Part {
+    fn is_before(self, ms: u64) -> bool {
+        self.newest_ms > 0 && self.newest_ms < ms
+    }
 }
 
 /// Of what is kept otherwise, so much is while the disk has little room.
@@ -86,7 +93,7 @@ pub fn next_step(facts: &LogFacts<'_>, kept: Retention) -> Step {
     let first = facts.parts.first();
     let first_end = first.map_or(0, |part| part.last);
     let much_older_ms = oldest_ms.saturating_sub(kept.age_ms);
-    let is_much_too_old = first.is_some_and(|part| part.newest_ms < much_older_ms);
+    let is_much_too_old = first.is_some_and(|part| part.is_before(much_older_ms));
     match facts.snapshot {
         Some(snapshot) if snapshot >= upto => {}
         _ if upto < first_end => return Step::Keep,
@@ -106,12 +113,12 @@ pub fn next_step(facts: &LogFacts<'_>, kept: Retention) -> Step {
 fn wish(parts: &[Part], most_bytes: u64, oldest_ms: u64) -> Option<u64> {
     let (newest, before) = parts.split_last()?;
     // In a quiet group nothing closes the newest part. Without records it has no time.
-    let is_closed = newest.newest_ms > 0 && newest.newest_ms < oldest_ms;
+    let is_closed = newest.is_before(oldest_ms);
     let closed = if is_closed { parts } else { before };
     let mut bytes: u64 = parts.iter().map(|part| part.bytes).sum();
     let mut upto = None;
     for part in closed {
-        if bytes <= most_bytes && part.newest_ms >= oldest_ms {
+        if bytes <= most_bytes && !part.is_before(oldest_ms) {
             break;
         }
         bytes -= part.bytes;

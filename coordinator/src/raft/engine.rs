@@ -12,7 +12,6 @@
 //! Cores, heartbeats and control connections run on a runtime of the engine's own, bulk connections
 //! on a second: data load elsewhere must not look like a death.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -410,14 +409,6 @@ impl Engine {
     #[must_use]
     pub fn group_ids(&self) -> Vec<GroupId> {
         self.groups.ids()
-    }
-
-    /// The groups of which this node's disk has something: it has not left them.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub fn groups_not_left(&self) -> io::Result<BTreeSet<GroupId>> {
-        recovery::not_left(&self.raft_db)
     }
 
     /// Where leader events come from.

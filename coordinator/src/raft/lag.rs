@@ -4,16 +4,19 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use maia_common::position::Term;
 use maia_common::{GroupId, Index};
 use openraft::raft::AppendEntriesRequest;
 
 use super::engine::Engine;
 use super::group::{Group, Role, millis};
 use super::types::{TypeConfig, term_of};
+use crate::core::hlc;
 
 impl Engine {
     /// How far what is applied here may be behind what the group's leader has committed; zero at a
-    /// leader whose lease lives. None: not known, as when no leader has been heard since the start.
+    /// leader whose lease lives and that has applied its term's first record. None: not known, as before
+    /// that, or when no leader has been heard since the start.
     #[must_use]
     pub fn lag(&self, group: GroupId) -> Option<Duration> {
         let group = self.groups.running(group)?;
@@ -22,6 +25,12 @@ impl Engine {
             return Some(Duration::ZERO);
         }
         if status.role == Role::Leader {
+            // Until the first record of its term is applied, what earlier leaders acknowledged may not be.
+            let applied = group.raft.watch_apply_progress().get();
+            let applied = applied.map(|id| Term::new(term_of(&id)));
+            if !hlc::may_stamp(applied, status.term) {
+                return None;
+            }
             let silent = Duration::from_millis(status.millis_since_quorum_ack?);
             let leads = silent < self.config.election_max;
             return Some(if leads { Duration::ZERO } else { silent });

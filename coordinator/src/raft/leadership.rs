@@ -2,20 +2,36 @@
 //! the reconcilers of the shell; consensus on all of it is openraft's.
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
-use std::time::Instant;
+use std::io;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
+use maia_common::position::Term;
 use maia_common::{GroupId, Index, NodeId};
 use openraft::errors::{InitializeError, RaftError};
 
 use super::engine::Engine;
 use super::errors::GroupError;
+use super::group::{Group, Role};
+use super::log::recovery;
+use super::witness::GroupSetup;
 
 /// A target of a transfer may lag the leader's log by this many entries: it catches up within the
 /// time that openraft grants.
 const TRANSFER_MAX_LAG: u64 = 128;
 
+/// So many of the longest election timeouts a target may take to win.
+const TRANSFER_PATIENCE: u32 = 3;
+
 impl Engine {
+    /// The groups of which this node's disk has something: it has not left them.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn groups_not_left(&self) -> io::Result<BTreeSet<GroupId>> {
+        recovery::not_left(&self.raft_db)
+    }
+
     /// Gives a group its first members; every member with data may call it with the same ones.
     ///
     /// # Errors
@@ -81,13 +97,13 @@ impl Engine {
         before.contains(&running.node) != is_unfit
     }
 
-    /// Hands the group to a voter that has caught up. Once asked, openraft cannot be stopped: if
-    /// the target fails, the price is one election.
+    /// Hands the group to a voter that has caught up and answers. Once asked, openraft cannot be stopped:
+    /// if the target fails, the price is one election, or [`outlast`](Self::outlast).
     ///
     /// # Errors
-    /// [`GroupError::NotLeader`], or [`GroupError::TransferTarget`] when the target is no voter, lags
-    /// or is the witness.
-    pub async fn transfer(&self, group: GroupId, to: NodeId) -> Result<(), GroupError> {
+    /// [`GroupError::NotLeader`], or [`GroupError::TransferTarget`] when the target is no voter, lags,
+    /// does not answer, or is the witness.
+    pub async fn transfer(self: &Arc<Self>, group: GroupId, to: NodeId) -> Result<(), GroupError> {
         let running = self.running(group)?;
         let status = running.status();
         if status.leader != Some(self.config.node) {
@@ -121,12 +137,36 @@ impl Engine {
         if matched + TRANSFER_MAX_LAG < last {
             return refuse(&format!("it has {matched} of {last} records"));
         }
+        let silent = follower.and_then(|f| f.millis_since_ack);
+        if silent.is_none_or(|ms| Duration::from_millis(ms) > self.config.election_max) {
+            return refuse("it does not answer");
+        }
         running.transferring.begin(status.term);
         let asked = running.raft.trigger().transfer_leader(to.get()).await;
         asked.map_err(|e| GroupError::Stopped {
             group,
             reason: e.to_string(),
-        })
+        })?;
+        let outlast = Arc::clone(self).outlast(running, status.term);
+        self.tasks.spawn_until_stop("transfer", outlast);
+        Ok(())
+    }
+
+    /// A leader that was asked to hand over takes no writes as long as its term lasts. Where the target
+    /// is the only other one that may campaign, as beside a witness, and does not win, nobody would ever
+    /// end that term: then the instance begins anew, as a follower.
+    async fn outlast(self: Arc<Self>, running: Arc<Group>, term: Term) {
+        tokio::time::sleep(TRANSFER_PATIENCE * self.config.election_max).await;
+        let status = running.status();
+        if status.role != Role::Leader || status.term != term {
+            return;
+        }
+        let (group, witness) = (running.id, status.witness);
+        tracing::warn!(%group, %term, "nobody took the group over: this node begins it anew");
+        running.end().await;
+        if let Err(error) = self.start_group(GroupSetup { group, witness }).await {
+            tracing::error!(%group, %error, "a group can't be begun anew");
+        }
     }
 
     /// Adds a member without a vote, or does nothing if it is one; returns when that is committed.

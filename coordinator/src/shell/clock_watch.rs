@@ -113,21 +113,28 @@ impl ClockWatch {
             }
         }
         if is_unfit && status.role == Role::Leader {
-            let followers = status.followers.iter();
-            let fit = followers.filter(|f| fitness(f.node) == Some(true));
-            self.hand_on(group, fit.max_by_key(|f| f.matched)).await;
+            let may_lead = |f: &&Follower| {
+                status.voters.contains(&f.node)
+                    && status.witness != Some(f.node)
+                    && fitness(f.node) == Some(true)
+            };
+            let mut fit: Vec<&Follower> = status.followers.iter().filter(may_lead).collect();
+            fit.sort_by_key(|f| std::cmp::Reverse(f.matched));
+            self.hand_on(group, &fit).await;
         }
     }
 
-    /// To the member whose log is longest of those that may lead. Asked again at the next look.
-    async fn hand_on(&self, group: GroupId, to: Option<&Follower>) {
-        let Some(to) = to else {
-            tracing::warn!(%group, "nobody to hand the group to, whose clock is nearer to the others'");
-            return;
-        };
-        match self.engine.transfer(group, to.node).await {
-            Ok(()) => tracing::info!(%group, to = %to.node, "handed on: this node's clock is off"),
-            Err(error) => tracing::warn!(%group, %error, "a group can't be handed on yet"),
+    /// To the first of these that can take it over. Asked again at the next look.
+    async fn hand_on(&self, group: GroupId, to: &[&Follower]) {
+        for to in to {
+            match self.engine.transfer(group, to.node).await {
+                Ok(()) => {
+                    tracing::info!(%group, to = %to.node, "handed on: this node's clock is off");
+                    return;
+                }
+                Err(error) => tracing::warn!(%group, %error, "a group can't be handed on yet"),
+            }
         }
+        tracing::warn!(%group, "nobody takes the group over whose clock is nearer to the others'");
     }
 }

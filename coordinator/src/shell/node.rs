@@ -221,7 +221,7 @@ impl Parts {
         let revisions = watch::Sender::new(Revision::default());
         let applier = Arc::new(RecordApplier::new(Arc::clone(&clock), revisions.clone()));
         let engine = Engine::open(
-            engine_config(config),
+            settings::engine(config),
             Arc::clone(&applier) as _,
             Arc::clone(&directory) as _,
         )?;
@@ -481,25 +481,5 @@ impl Parts {
                 tracing::error!(%error, "the api listener ended");
             }
         });
-    }
-}
-
-fn engine_config(config: &Config) -> EngineConfig {
-    let election = config.election();
-    EngineConfig {
-        heartbeat: election.heartbeat,
-        election_min: election.timeout_min,
-        election_max: election.timeout_max,
-        replica_timeout: config.replica_timeout(),
-        disk_watermark_bytes: config.replication.min_free_bytes,
-        retention: Some(Retention {
-            bytes: config.replication.retention_bytes,
-            age_ms: u64::try_from(config.replication.retention_age.as_millis()).unwrap_or(u64::MAX),
-        }),
-        databases: DbOptions {
-            compression: config.storage.compression,
-            ..DbOptions::default()
-        },
-        ..EngineConfig::new(config.node.id, &config.dir)
     }
 }

@@ -348,6 +348,8 @@ async fn call<T>(
                 code: ErrorCode::Internal,
                 detail: format!("a coordinator refused a call: {}", status.message()),
             },
+            // The gates for members refuse so, before anything is done.
+            tonic::Code::FailedPrecondition => PeerError::Unreachable,
             _ if never_sent(&status) => PeerError::Unreachable,
             _ => PeerError::OutcomeUnknown,
         }),

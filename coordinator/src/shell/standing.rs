@@ -24,7 +24,7 @@ use super::peers::Peers;
 use crate::api::Latches;
 use crate::core::keyspace;
 use crate::metastore::{self, Metastore};
-use crate::raft::{Engine, StateError};
+use crate::raft::Engine;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ASK_DEADLINE: Duration = Duration::from_millis(500);
@@ -95,31 +95,33 @@ impl Standing {
         match self.groups_on_disk() {
             Ok(had) => {
                 groups.extend(had);
-                groups.push(GroupId::METASTORE);
             }
             Err(error) => {
                 tracing::error!(%error, "can't read which groups to leave, will be tried again");
-                groups.retain(|group| !group.is_metastore());
                 all = false;
             }
         }
+        groups.retain(|group| !group.is_metastore());
         groups.sort_unstable();
         groups.dedup();
-        // Group 0 last: the records of the others are in it.
-        groups.reverse();
         for group in groups {
             if let Err(error) = self.engine.stop_group(group).await {
                 tracing::error!(%group, %error, "can't leave a group, will be tried again");
                 all = false;
             }
         }
+        // Group 0 last, once all others are left: their records are in it.
+        if all && let Err(error) = self.engine.stop_group(GroupId::METASTORE).await {
+            tracing::error!(%error, "can't leave the metastore, will be tried again");
+            all = false;
+        }
         all
     }
 
-    /// The groups that this node was ever a member of, by what it last knew: after a restart they do
-    /// not run.
-    fn groups_on_disk(&self) -> Result<Vec<GroupId>, StateError> {
-        let mut groups = Vec::new();
+    /// The groups that this node was ever a member of, by what it last knew, and those of which its disk
+    /// still has something: after a restart, or a try to leave that failed, they do not run.
+    fn groups_on_disk(&self) -> anyhow::Result<Vec<GroupId>> {
+        let mut groups: Vec<GroupId> = self.engine.groups_not_left()?.into_iter().collect();
         self.store.read(&mut |view| {
             let rows = metastore::range(view, keyspace::GROUPS, None, usize::MAX)?;
             let records = rows

@@ -55,9 +55,15 @@ impl Authority {
     /// Makes another CA; `ca.pem` keeps the one that was the newest.
     ///
     /// # Errors
-    /// When there is none; I/O.
+    /// When there is none, or two already: a third would push out the one in use; I/O.
     pub fn next(folder: &Path, days: u32) -> anyhow::Result<Self> {
         let (cluster, _, pem) = newest(folder)?;
+        let all = std::fs::read_to_string(folder.join("ca.pem"))?;
+        anyhow::ensure!(
+            all.trim() == pem.trim(),
+            "ca.pem has two CAs already: first give it to every process and make new certificates, then \
+             `cert ca --drop-old`"
+        );
         Self::make(folder, &cluster, days, &pem)
     }
 

@@ -26,7 +26,9 @@ pub(super) fn ended_at(
     Ok(Revision::new(number))
 }
 
-/// Applies a purge that was decided at `revision`; one that is older than the mark does nothing.
+/// Applies a purge that was decided at `revision`; one that is older than the mark does nothing. With the
+/// last row the mark goes one further: a second one of the same deletion, proposed beside the first and
+/// late, must not touch a tenant that was placed here anew.
 pub(super) fn apply(
     group: GroupId,
     tenant: &TenantId,
@@ -36,8 +38,6 @@ pub(super) fn apply(
 ) -> Result<Bytes, StateError> {
     let mut more = false;
     if revision >= ended_at(group, tenant, view)? {
-        let mark = keys::ended_mark(group, tenant);
-        out.put(StateCf::Marks, mark, revision.get().to_be_bytes());
         for mark in [
             keys::dedup_count_mark(group, tenant),
             keys::tombstone_count_mark(group, tenant),
@@ -53,6 +53,9 @@ pub(super) fn apply(
                 out.delete(cf, key);
             }
         }
+        let ended = revision.get() + u64::from(!more);
+        let mark = keys::ended_mark(group, tenant);
+        out.put(StateCf::Marks, mark, ended.to_be_bytes());
     }
     let what = wire::data_outcome::What::Purged(wire::Purged { more });
     Ok(wire::DataOutcome { what: Some(what) }

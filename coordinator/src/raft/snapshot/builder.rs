@@ -33,6 +33,9 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             Ok::<_, io::Error>((meta, file))
         });
         let (meta, file) = write.await.map_err(io::Error::other)??;
+        // A snapshot ahead of the state on disk would be installed after a crash, and what is told of each
+        // entry to origins would go with it.
+        self.state.sync().await?;
         let snapshot = self.snapshots.adopt(self.group, &meta, file).await?;
         Ok(RaftSnapshot { meta, snapshot })
     }

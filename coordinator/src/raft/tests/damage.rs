@@ -23,54 +23,9 @@ use super::super::types::{RaftEntry, RaftVote, log_id, next_index};
 use super::super::*;
 use super::faults::copy_files;
 use super::harness::*;
+use super::store::Store;
 
 const G: GroupId = GroupId::new(3);
-
-/// The log store of a node, without an engine.
-struct Store {
-    db: Arc<DB>,
-    flusher: Arc<Flusher>,
-    state: Arc<StateDb>,
-    _dir: tempfile::TempDir,
-}
-
-impl Store {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (memory, cache) = (DbOptions::default(), Cache::new_lru_cache(1 << 20));
-        let db = open_raft(dir.path(), &memory, &cache).unwrap();
-        let state = open_state(dir.path(), &memory, &cache).unwrap();
-        let flusher = Flusher::start(Arc::clone(&db), Arc::new(Counters::default())).unwrap();
-        Self {
-            db,
-            flusher: Arc::new(flusher),
-            state: Arc::new(StateDb::new(state)),
-            _dir: dir,
-        }
-    }
-
-    /// Opens a group anew, as the engine does for a new instance, with nothing in memory.
-    async fn open(&self, group: GroupId, applied: Option<u64>) -> io::Result<GroupLog> {
-        let instance = self.flusher.open(group).await?;
-        let applied = applied.map(|index| log_id(1, index));
-        let tail = recovery::load_tail(&self.db, group, applied, 0)?;
-        Ok(GroupLog {
-            group,
-            instance,
-            tail: SharedTail::new(tail),
-            db: Arc::clone(&self.db),
-            flusher: Arc::clone(&self.flusher),
-            state: Arc::clone(&self.state),
-        })
-    }
-
-    async fn refusal(&self, group: GroupId, applied: Option<u64>) -> String {
-        let refused = self.open(group, applied).await.err();
-        let refused = refused.expect("a damaged log must be refused");
-        assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
-        refused.to_string()
-    }
-}
 
 /// Appends entries of this term and waits until they are durable.
 async fn append(log: &mut GroupLog, term: u64, range: std::ops::Range<u64>) -> Result<(), String> {

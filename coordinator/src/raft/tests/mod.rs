@@ -14,6 +14,7 @@ mod quarantine;
 mod retention;
 mod scale;
 mod solo;
+mod store;
 mod store_suite;
 mod torture;
 mod witness;

@@ -29,6 +29,7 @@ use super::super::types::{RaftEntry, RaftStoredMembership, RaftVote, log_id};
 use super::super::*;
 use super::field::{Field, NODES};
 use super::harness::*;
+use super::store::Store;
 use crate::core::history;
 use crate::core::quarantine::{Acknowledged, Entry, Waiting, Why};
 use crate::core::record::{Hlc, Record, RecordFields, RecordKind};
@@ -72,40 +73,12 @@ fn indexes(quarantine: &Quarantine) -> Vec<u64> {
     entries.iter().map(|e| e.id.position.index.get()).collect()
 }
 
-/// The log store of a node, without an engine.
-struct Store {
-    db: Arc<DB>,
-    flusher: Arc<Flusher>,
-    state: Arc<StateDb>,
-    _dir: tempfile::TempDir,
+/// The log of the group, opened anew.
+async fn open(store: &Store) -> GroupLog {
+    store.open(G, None).await.unwrap()
 }
 
 impl Store {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (memory, cache) = (DbOptions::default(), Cache::new_lru_cache(1 << 20));
-        let db = open_raft(dir.path(), &memory, &cache).unwrap();
-        let state = open_state(dir.path(), &memory, &cache).unwrap();
-        let flusher = Flusher::start(Arc::clone(&db), Arc::new(Counters::default())).unwrap();
-        Self {
-            db,
-            flusher: Arc::new(flusher),
-            state: Arc::new(StateDb::new(state)),
-            _dir: dir,
-        }
-    }
-
-    async fn open(&self) -> GroupLog {
-        GroupLog {
-            group: G,
-            instance: self.flusher.open(G).await.unwrap(),
-            tail: SharedTail::new(recovery::load_tail(&self.db, G, None, 0).unwrap()),
-            db: Arc::clone(&self.db),
-            flusher: Arc::clone(&self.flusher),
-            state: Arc::clone(&self.state),
-        }
-    }
-
     fn quarantine(&self) -> Quarantine {
         Quarantine::new(Arc::clone(&self.db))
     }
@@ -144,7 +117,7 @@ async fn append(log: &mut GroupLog, term: u64, range: std::ops::Range<u64>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn truncated_records_are_kept() {
     let store = Store::new();
-    let mut log = store.open().await;
+    let mut log = open(&store).await;
     append(&mut log, 1, 0..9).await;
     log.save_committed(Some(log_id(1, 4))).await.unwrap();
     let noted = Position::new(Term::new(1), Index::new(7));
@@ -184,7 +157,7 @@ async fn truncated_records_are_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn traces_go_after_their_entries() {
     let store = Store::new();
-    let mut log = store.open().await;
+    let mut log = open(&store).await;
     append(&mut log, 1, 0..9).await;
     log.save_committed(Some(log_id(1, 8))).await.unwrap();
     let mut batch = WriteBatch::default();
@@ -197,7 +170,7 @@ async fn traces_go_after_their_entries() {
     store.flusher.fail_next();
     log.purge(log_id(1, 5)).await.unwrap_err();
     assert_eq!(left(), 9);
-    let mut log = store.open().await;
+    let mut log = open(&store).await;
     log.purge(log_id(1, 5)).await.unwrap();
     assert_eq!(left(), 3);
 }
@@ -221,12 +194,12 @@ async fn what_was_applied_without_traces_is_not_retained() {
 #[tokio::test(flavor = "multi_thread")]
 async fn removed_and_kept_is_one_write() {
     let store = Store::new();
-    let mut log = store.open().await;
+    let mut log = open(&store).await;
     append(&mut log, 1, 0..9).await;
     store.flusher.fail_next();
     log.truncate_after(Some(log_id(1, 5))).await.unwrap_err();
     assert!(entries(&store.quarantine()).is_empty());
-    let mut log = store.open().await;
+    let mut log = open(&store).await;
     assert_eq!(log.tail.lock().last, Some(log_id(1, 8)));
     log.truncate_after(None).await.unwrap();
     assert_eq!(indexes(&store.quarantine()).len(), 9);
@@ -236,7 +209,7 @@ async fn removed_and_kept_is_one_write() {
 #[tokio::test(flavor = "multi_thread")]
 async fn purged_records_are_kept_unless_the_snapshot_has_them() {
     let store = Store::new();
-    let mut log = store.open().await;
+    let mut log = open(&store).await;
     append(&mut log, 1, 0..9).await;
     log.save_committed(Some(log_id(1, 3))).await.unwrap();
     store.install(&[(1, 0), (2, 6)], (2, 20));
@@ -248,13 +221,13 @@ async fn purged_records_are_kept_unless_the_snapshot_has_them() {
             .all(|e| e.why == Why::UnderSnapshot)
     );
     // The same after a restart that cut the work in two: the committed id may be older then.
-    assert_eq!(store.open().await.tail.lock().purged, Some(log_id(2, 20)));
+    assert_eq!(open(&store).await.tail.lock().purged, Some(log_id(2, 20)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purge_of_what_is_committed_keeps_nothing() {
     let store = Store::new();
-    let mut log = store.open().await;
+    let mut log = open(&store).await;
     append(&mut log, 1, 0..9).await;
     log.save_committed(Some(log_id(1, 8))).await.unwrap();
     log.purge(log_id(1, 8)).await.unwrap();
@@ -265,7 +238,7 @@ async fn a_purge_of_what_is_committed_keeps_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_and_large_records_are_kept_in_several_writes() {
     let store = Store::new();
-    let mut log = store.open().await;
+    let mut log = open(&store).await;
     let large = "x".repeat(1 << 20);
     let entries = (0..12).map(|index| RaftEntry {
         log_id: log_id(1, index),
@@ -283,10 +256,10 @@ async fn many_and_large_records_are_kept_in_several_writes() {
 async fn what_can_be_read_of_a_damaged_log_is_kept() {
     for rotted in [0, 5, 8] {
         let store = Store::new();
-        let mut log = store.open().await;
+        let mut log = open(&store).await;
         append(&mut log, 1, 0..9).await;
         log.save_committed(Some(log_id(1, 2))).await.unwrap();
-        let mut log = store.open().await;
+        let mut log = open(&store).await;
         append(&mut log, 1, 9..10).await;
         let cf = family(&store.db, CF_LOG);
         store.db.put_cf(cf, log_key(G, rotted), b"rotted").unwrap();
@@ -305,7 +278,7 @@ async fn what_can_be_read_of_a_damaged_log_is_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_state_keeps_nothing_from_being_kept() {
     let store = Store::new();
-    let mut log = store.open().await;
+    let mut log = open(&store).await;
     append(&mut log, 1, 0..4).await;
     store.install(&[(1, 0)], (1, 1));
     let marks = family(&store.state.db, StateCf::Marks.name());
@@ -318,7 +291,7 @@ async fn a_damaged_state_keeps_nothing_from_being_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_go_on_after_an_entry_and_removal_is_of_one() {
     let store = Store::new();
-    let mut log = store.open().await;
+    let mut log = open(&store).await;
     append(&mut log, 1, 0..5).await;
     log.truncate_after(None).await.unwrap();
     let quarantine = store.quarantine();
@@ -349,7 +322,7 @@ async fn pages_go_on_after_an_entry_and_removal_is_of_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_node_hands_over_is_kept_once_with_the_stronger_word() {
     let store = Store::new();
-    let mut log = store.open().await;
+    let mut log = open(&store).await;
     append(&mut log, 1, 0..3).await;
     log.truncate_after(None).await.unwrap();
     let quarantine = store.quarantine();
@@ -373,7 +346,7 @@ async fn what_another_node_hands_over_is_kept_once_with_the_stronger_word() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_search_reads_on_past_what_is_not_wanted_and_says_where_it_ended() {
     let store = Store::new();
-    let mut log = store.open().await;
+    let mut log = open(&store).await;
     append(&mut log, 1, 0..6).await;
     log.truncate_after(None).await.unwrap();
     let quarantine = store.quarantine();
@@ -502,7 +475,7 @@ async fn a_cut_off_leaders_record_is_kept_under_a_snapshot() {
 #[tokio::test(flavor = "multi_thread")]
 async fn leaving_a_group_keeps_what_is_not_known_to_be_committed() {
     let store = Store::new();
-    let mut log = store.open().await;
+    let mut log = open(&store).await;
     append(&mut log, 1, 0..9).await;
     log.save_committed(Some(log_id(1, 6))).await.unwrap();
     log.leave(Some(log_id(1, 6))).await.unwrap();

@@ -396,3 +396,20 @@ async fn a_witness_refuses_what_it_may_not_have_or_do() {
     drop((engine, inbound));
     field.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_target_that_does_not_take_over_does_not_end_the_writing() {
+    let field = field(None);
+    field.begin().await;
+    acknowledged(&field, "first").await;
+    let (at, _) = leader(&field).await;
+    let to = if at == 1 { 2 } else { 1 };
+    // The leader does not know of it, so it asks and openraft stops writing for the term.
+    let target = field.engine(to).unwrap();
+    assert!(target.set_unfit(G, nodes(&[to])));
+    let asked = field.engine(at).unwrap();
+    asked.transfer(G, NodeId::new(to)).await.unwrap();
+    acknowledged(&field, "second").await;
+    assert_eq!(leader(&field).await.0, at, "the other may not lead");
+    field.end().await;
+}

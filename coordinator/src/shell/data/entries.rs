@@ -272,7 +272,8 @@ impl DataService {
 
     /// Waits until the index is applied here, or the time is over.
     async fn wait_for(&self, group: GroupId, index: u64, until: Instant) -> Result<(), Refusal> {
-        let position = Position::new(Term::default(), Index::new(index));
+        // Of no term: it is the index that counts, and records of a later term are no reason to look.
+        let position = Position::new(Term::new(u64::MAX), Index::new(index));
         match self.0.engine.wait_applied(group, position, until).await {
             Ok(()) | Err(ReadError::Timeout) => Ok(()),
             Err(_) => Err(refusal_of(group, EntriesError::NotHere)),

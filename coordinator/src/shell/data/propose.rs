@@ -10,7 +10,7 @@ use maia_common::limits;
 use maia_common::placement::TenantProperties;
 use maia_common::runtime::Backoff;
 
-use super::DataService;
+use super::{DataService, PLACEMENT_PATIENCE};
 use crate::core::acks::{self, AckRule, Progress, Replicas, Verdict};
 use crate::core::record::{Record, RecordKind};
 use crate::raft::{GroupStatus, ProposeError, Settled};
@@ -134,7 +134,8 @@ impl DataService {
                 status.leader.filter(|node| *node != self.0.me.0),
             ));
         }
-        let rule = properties.as_ref().map(AckRule::from).unwrap_or_default();
+        let mut rule = properties.as_ref().map(AckRule::from).unwrap_or_default();
+        rule.mode = rule.mode.max(record.sync_mode.unwrap_or(rule.mode));
         rule.admit(&self.replicas(&status)).map_err(|shortage| {
             let code = acks::code_without_outcome(false);
             Miss::Final(Refusal::new(code, shortage.to_string()))
@@ -226,10 +227,19 @@ impl DataService {
         if record.kind == RecordKind::Purge {
             return Ok(None);
         }
-        let home = self
+        let mut home = self
             .home_caught_up(tenant, deadline)
             .await
             .map_err(Miss::Final)?;
+        // Who made the record may know more than this node, whose metastore may stand still: what is asked
+        // of a write is the newest.
+        let mode = home.placement.properties.sync_mode;
+        if home.created < record.placement || record.sync_mode.is_some_and(|asked| asked != mode) {
+            let patience = deadline.min(Instant::now() + PLACEMENT_PATIENCE);
+            let level = self.0.store.catch_up(patience).await;
+            level.map_err(|error| Miss::Final(error.into()))?;
+            home = self.home(tenant).map_err(Miss::Final)?;
+        }
         if home.placement.group != group || home.created > record.placement {
             let text = "the leader of the group knows another placement of the tenant";
             return Err(Miss::Final(Refusal::new(ErrorCode::StalePlacement, text)));

@@ -1,9 +1,11 @@
 //! Says in the metastore what this node has in quarantine, and, when it is being taken out, that it has
 //! nothing any more: the controller waits for that. What is not said now is said at the next look.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use maia_common::ids::GroupId;
+use maia_common::placement::GroupRecord;
 use maia_common::topology::{Farewell, Node, NodeState};
 
 use super::QuarantineService;
@@ -39,6 +41,26 @@ impl QuarantineService {
         said.map(drop)
     }
 
+    /// Leaves groups whose record went while this node, which was taken out of them, was away: nothing
+    /// else tells it to. Whether a record is gone is asked of the metastore's leader: the disk may be ahead
+    /// of what is applied here.
+    async fn leave_forgotten(&self, groups: &BTreeSet<GroupId>) -> Result<(), MetastoreError> {
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let parts = &self.0.parts;
+        parts.store.catch_up(Instant::now() + SAY_WITHIN).await?;
+        for group in groups {
+            let record = metastore::get::<GroupRecord>(&*parts.store, &keyspace::group(*group))?;
+            if record.is_none()
+                && let Err(error) = parts.engine.stop_group(*group).await
+            {
+                tracing::warn!(%group, %error, "can't leave a group that is gone, will be tried again");
+            }
+        }
+        Ok(())
+    }
+
     /// Says that this node has nothing, if that is so: it has left all groups, and its quarantine is
     /// empty. Nothing comes in any more by then.
     pub(super) async fn take_leave(&self) -> Result<(), MetastoreError> {
@@ -51,6 +73,7 @@ impl QuarantineService {
         let left = self.blocking(move || engine.groups_not_left()).await;
         let mut left = left.flatten().map_err(unreadable)?;
         left.remove(&GroupId::METASTORE);
+        self.leave_forgotten(&left).await?;
         let entries = {
             let _none_comes = self.0.intake.lock().await;
             self.disk(Quarantine::count).await
