@@ -8,6 +8,8 @@
 //!                └─▶ rpc listener (raft, peer, feed)      api listener (placements, data, admin)
 //! ```
 
+mod settings;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,12 +53,9 @@ use super::vitals::{self, Vitals};
 use crate::api::{self, Api};
 use crate::config::Config;
 use crate::core::group_life::Moves;
-use crate::core::retention::Retention;
 use crate::feed::{FeedParts, FeedServer, FeedService, Hub};
 use crate::metastore::{Metastore, RaftMetastore};
-use crate::raft::{
-    DbOptions, Engine, EngineConfig, EngineOpenError, GroupError, StateError, raft_service,
-};
+use crate::raft::{Engine, EngineOpenError, GroupError, StateError, raft_service};
 
 /// How long each part may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);

@@ -1,7 +1,6 @@
 //! What a failed write, a replaced instance, an older copy of `raft/`, or a damaged log must not
 //! become: a hole that is acknowledged, or a promise that is forgotten.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,16 +8,11 @@ use std::time::Duration;
 use maia_common::GroupId;
 use openraft::EntryPayload;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
-use rocksdb::{Cache, DB};
 
-use super::super::counters::Counters;
-use super::super::db::{CF_LOG, family, open_raft, open_state};
+use super::super::db::{CF_LOG, family};
 use super::super::keys::log_key;
-use super::super::log::flusher::Flusher;
-use super::super::log::recovery;
-use super::super::log::store::{GroupLog, SharedTail};
+use super::super::log::store::GroupLog;
 use super::super::propose::within;
-use super::super::state::db::StateDb;
 use super::super::types::{RaftEntry, RaftVote, log_id, next_index};
 use super::super::*;
 use super::faults::copy_files;
