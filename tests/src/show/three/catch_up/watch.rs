@@ -170,18 +170,22 @@ impl Look {
         (self.acknowledged - earlier.acknowledged) as f64 / self.seconds_since(earlier)
     }
 
-    /// How many of the machine's processors each process had since an earlier look.
+    /// How many of the machine's processors each process had since an earlier look; what else runs on
+    /// the machine disturbs the figures.
     pub fn processors_since(&self, earlier: &Look) -> String {
         let share = |now: Duration, then: Duration| {
             now.saturating_sub(then).as_secs_f64() / self.seconds_since(earlier)
         };
-        let each = (0..PROCESSES.len())
-            .map(|i| format!("{} {:.2}", PROCESSES[i], share(self.cpu[i], earlier.cpu[i])));
-        let each: Vec<String> = each.collect();
-        format!(
-            "{}, idle {:.2}",
-            each.join(", "),
-            share(self.idle, earlier.idle)
-        )
+        let (mut told, mut known) = (String::new(), share(self.idle, earlier.idle));
+        let had = self.cpu.iter().zip(&earlier.cpu);
+        for (name, (now, then)) in PROCESSES.iter().zip(had) {
+            let share = share(*now, *then);
+            known += share;
+            told = format!("{told}{name} {share:.2}, ");
+        }
+        let all = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+        let others = (all as f64 - known).max(0.0);
+        let idle = share(self.idle, earlier.idle);
+        format!("{told}all others {others:.2}, idle {idle:.2} of {all}")
     }
 }
