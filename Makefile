@@ -76,7 +76,7 @@ show-02: build
 	missed=0; $(BIN)/show 02 || missed=1; $(MAKE) peers || missed=1; exit $$missed
 
 ## make show-03   the replicated log, as far as it is built: simulation, 30 minutes of faults (SHOW_FAULT_MINUTES), whose bytes are
-##                where, appends beside etcd; fails on a miss
+##                where, appends beside etcd, a follower that was away; fails on a miss
 show-03: build
 	@scripts/setup.sh peers
 	$(BIN)/show 03

@@ -5,10 +5,13 @@
 //! 3. [`locality`]: a tenant of one region has no byte in another one's files.
 //! 4. [`appends`]: single-entry appends beside etcd's puts, in one run, in turn.
 //! 5. [`witness`]: two copies and a witness, each of the three killed in turn under load.
+//! 6. [`catch_up`]: a follower that was away comes back under load, by the log and by a snapshot.
 //!
-//! `SHOW_SEEDS`, `SHOW_FAULT_MINUTES` and `SHOW_ROUNDS` make it smaller for a first look; such a run proves nothing.
+//! `SHOW_SEEDS`, `SHOW_FAULT_MINUTES`, `SHOW_ROUNDS` and `SHOW_CATCH_UP_ENTRIES` make it smaller for a first
+//! look; such a run proves nothing.
 
 mod appends;
+mod catch_up;
 mod etcd;
 mod faults;
 mod puts;
@@ -26,6 +29,7 @@ pub async fn run(report: &mut Report) {
     locality(report).await;
     appends::run(report).await;
     witness::run(report).await;
+    catch_up::run(report).await;
 }
 
 /// Fresh seeds: the first one is of the clock.

@@ -14,8 +14,8 @@ use crate::Cluster;
 use crate::show::Report;
 use crate::show::two::process::cpu_time;
 
-const CLIENTS: usize = 64;
-const VALUE: [u8; 256] = [b'v'; 256];
+pub(super) const CLIENTS: usize = 64;
+pub(super) const VALUE: [u8; 256] = [b'v'; 256];
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(3);
 const KEYS: usize = 100_000;
@@ -154,7 +154,7 @@ impl Used {
     }
 }
 
-fn own_pid() -> i32 {
+pub(super) fn own_pid() -> i32 {
     i32::try_from(std::process::id()).expect("process ids are small")
 }
 
@@ -179,6 +179,6 @@ fn gather(clients: Vec<Seen>, before: Used) -> Seen {
     all
 }
 
-fn key() -> String {
+pub(super) fn key() -> String {
     format!("k{}", fastrand::usize(..KEYS))
 }

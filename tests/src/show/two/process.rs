@@ -5,6 +5,9 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+/// What `sysconf(_SC_CLK_TCK)` says on every Linux.
+const TICK: Duration = Duration::from_millis(10);
+
 /// Resident memory in bytes; 0 for a process that is gone.
 pub fn resident_bytes(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -15,8 +18,6 @@ pub fn resident_bytes(pid: i32) -> u64 {
 
 /// Processor time of these processes so far, user's and system's. Of one that is gone none.
 pub fn cpu_time(pids: &[i32]) -> Duration {
-    /// What `sysconf(_SC_CLK_TCK)` says on every Linux.
-    const TICK: Duration = Duration::from_millis(10);
     let ticks = |pid: &i32| -> Option<u32> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let mut fields = stat.rsplit(')').next()?.split_whitespace().skip(11);
@@ -24,6 +25,16 @@ pub fn cpu_time(pids: &[i32]) -> Duration {
         Some(user.parse::<u32>().ok()? + system.parse::<u32>().ok()?)
     };
     pids.iter().filter_map(ticks).map(|t| TICK * t).sum()
+}
+
+/// How long the machine's processors had nothing to do so far, all of them together.
+pub fn idle_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let all = stat.lines().next().unwrap_or_default();
+    // "cpu user nice system idle iowait …"
+    let idle = all.split_whitespace().skip(4).take(2);
+    let ticks = idle.filter_map(|ticks| ticks.parse::<u32>().ok());
+    ticks.map(|ticks| TICK * ticks).sum()
 }
 
 /// Whether it still runs.
