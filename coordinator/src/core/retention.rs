@@ -166,7 +166,7 @@ mod tests {
         let part = |n| Part {
             last: n * 10 + 9,
             bytes: 40,
-            newest_ms: n * 100,
+            newest_ms: 1 + n * 100,
         };
         (0..count).map(part).collect()
     }
@@ -193,7 +193,7 @@ mod tests {
     fn what_is_too_old_goes_but_not_the_newest_part() {
         let parts = parts(2);
         let mut facts = facts(&parts);
-        facts.now_ms = 1001;
+        facts.now_ms = 1002;
         assert_eq!(next_step(&facts, KEPT), Step::Purge(9));
         facts.now_ms = 1_000_000;
         assert_eq!(

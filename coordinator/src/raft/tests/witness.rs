@@ -411,5 +411,6 @@ async fn a_target_that_does_not_take_over_does_not_end_the_writing() {
     asked.transfer(G, NodeId::new(to)).await.unwrap();
     acknowledged(&field, "second").await;
     assert_eq!(leader(&field).await.0, at, "the other may not lead");
+    drop((target, asked));
     field.end().await;
 }
