@@ -12,7 +12,9 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::client::{self, Application};
-use super::failover::{ATTEMPT_TIMEOUT, Acked, DEADLINE, PAUSE, leader, lost, reach, write};
+use super::failover::{
+    ATTEMPT_TIMEOUT, Acked, DEADLINE, PAUSE, leader, lost, reach, tell_lost, write,
+};
 use super::steps::{ASYNC, Tour, put_placement};
 use super::story::{Story, ms};
 use crate::cli::cluster::{self, ClusterFile};
@@ -79,15 +81,7 @@ pub async fn play(tour: &Tour, dir: &Path, killed: usize, story: &mut Story) -> 
     let application = Application::new(ASYNC, ATTEMPT_TIMEOUT)?;
     let proxy = &tour.region(others[0]).proxy_url;
     let lost = lost(&application, proxy, &acked).await?;
-    story.tell(&format!(
-        "{total} writes were acknowledged in all; lost: {}",
-        lost.len()
-    ));
-    ensure!(
-        lost.is_empty(),
-        "acknowledged and gone: {}",
-        lost.join(", ")
-    );
+    tell_lost(story, total, &lost)?;
     story.held();
     Ok(())
 }

@@ -71,15 +71,7 @@ pub async fn play(tour: &Tour, story: &mut Story) -> anyhow::Result<usize> {
     ));
     let lost = lost(&application, proxy, &acked).await?;
     let total = acked.borrow().len();
-    story.tell(&format!(
-        "{total} writes were acknowledged in all; lost: {}",
-        lost.len()
-    ));
-    ensure!(
-        lost.is_empty(),
-        "acknowledged and gone: {}",
-        lost.join(", ")
-    );
+    tell_lost(story, total, &lost)?;
     story.held();
     Ok(leader)
 }
@@ -170,4 +162,18 @@ pub(super) async fn leader(tour: &Tour, group: &serde_json::Value) -> anyhow::Re
         );
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// Says how many acknowledged writes there were, and fails if one of them is gone.
+pub(super) fn tell_lost(story: &mut Story, total: usize, lost: &[String]) -> anyhow::Result<()> {
+    story.tell(&format!(
+        "{total} writes were acknowledged in all; lost: {}",
+        lost.len()
+    ));
+    ensure!(
+        lost.is_empty(),
+        "acknowledged and gone: {}",
+        lost.join(", ")
+    );
+    Ok(())
 }

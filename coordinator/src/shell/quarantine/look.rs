@@ -295,7 +295,8 @@ impl QuarantineService {
         self.pass_on(&marked, &to, group).await
     }
 
-    /// On a node that was removed: all it has goes to whoever may keep it.
+    /// On a node that was removed: all it has goes to whoever may keep it and takes it. Over TLS nobody does,
+    /// since a removed node is trusted with nothing: then it stays here, for the operator to export.
     async fn evacuate(&self, entry: &Entry) -> Result<Change, Stop> {
         let to = self.anybody();
         self.pass_on(entry, &to, Some(GroupId::METASTORE)).await
