@@ -10,7 +10,7 @@
 //! A certificate says who holds it by a URI among its names, `maia://CLUSTER/node/ID` or
 //! `maia://CLUSTER/proxy/ID`. Addresses and host names prove nothing and are not looked at.
 //!
-//! Invariants: nothing is sent before the other side has proven who it is; over TLS no call is carried
+//! Invariants: no connection outlives the certificates that it was made with; nothing is sent before the other side has proven who it is; over TLS no call is carried
 //! out in the name of a node or proxy that the caller's certificate does not name; files that can't be
 //! used never replace those in use.
 
@@ -21,6 +21,7 @@ mod connect;
 mod credentials;
 mod identity;
 mod inspect;
+mod lifetime;
 mod listen;
 mod material;
 mod refusals;
@@ -37,6 +38,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use crate::cluster_key::{ClusterInterceptor, ClusterKey};
+use crate::ids::NodeId;
 
 pub use admission::{Admission, Kind};
 pub use caller::Caller;
@@ -110,12 +112,25 @@ impl Rpc {
     }
 
     /// Takes up certificates that were put in place of those in use, and tells ahead when one expires.
-    /// Runs until it is dropped; what is connected stays as it is.
+    /// Runs until it is dropped; what is connected stays until its own certificates expire.
     pub async fn watch(self) {
         match &*self.0 {
             Way::Plain(_) => {}
             Way::Tls(credentials) => credentials.watch().await,
         }
+    }
+
+    /// Ends the connections with nodes that are among these now and were not before.
+    pub fn removed<'a>(&self, nodes: impl Iterator<Item = &'a NodeId>) {
+        let Way::Tls(credentials) = &*self.0 else {
+            return;
+        };
+        let nodes = nodes.copied().collect();
+        credentials.removed().send_if_modified(|known| {
+            let is_new = *known != nodes;
+            *known = nodes;
+            is_new
+        });
     }
 
     /// When the certificates in use expire; none in the clear.

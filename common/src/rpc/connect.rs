@@ -14,6 +14,7 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::Uri;
 
 use super::identity::Identity;
+use super::lifetime::Lifetime;
 use super::material::identity_of;
 use super::stream::Stream;
 use super::{Credentials, Rpc, Way, refusals};
@@ -94,11 +95,12 @@ async fn secure(
     target: Target,
     tcp: TcpStream,
 ) -> Result<Stream, ConnectError> {
-    let (client, cluster) = {
+    let (client, cluster, expires_unix_s) = {
         let material = credentials.material();
         (
             TlsConnector::from(material.client.clone()),
             material.identity.cluster().clone(),
+            material.expires_unix_s,
         )
     };
     // Not looked at: see `verify`.
@@ -116,8 +118,8 @@ async fn secure(
         };
         node && *found.cluster() == cluster
     };
-    match found {
-        Ok(found) if is_meant(&found) => {}
+    let node = match found {
+        Ok(found) if is_meant(&found) => found.node(),
         found => {
             return Err(ConnectError::Another {
                 wanted: match target {
@@ -130,14 +132,15 @@ async fn secure(
                 ),
             });
         }
-    }
+    };
+    let lifetime = Lifetime::new(expires_unix_s, certificate, node, credentials.removed());
     // This side's certificate is judged after its own part of the handshake is over. The other side
     // speaks first in HTTP/2 when it has taken it; else this is where its refusal arrives.
     if tls.fill_buf().await.map_err(ConnectError::Tls)?.is_empty() {
         let closed = io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the other side");
         return Err(ConnectError::Tls(closed));
     }
-    Ok(Stream::Tls(Box::new(tls.into())))
+    Ok(Stream::secured(tls.into(), lifetime))
 }
 
 impl tower::Service<Uri> for Connector {

@@ -1,5 +1,6 @@
 //! What proves who this process is, kept up to date with its files: whoever puts newer ones in their
-//! place has them used for every connection made from then on, a little later. What is connected stays.
+//! place has them used for every connection made from then on, a little later. What is connected stays, until the
+//! certificates that it was made with expire.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -7,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::{ArcSwap, Guard};
 
 use super::identity::Party;
+use super::lifetime::Removed;
 use super::material::{Material, TlsFault, TlsFiles};
 use crate::limits;
 
@@ -15,6 +17,7 @@ pub struct Credentials {
     files: TlsFiles,
     me: Party,
     material: ArcSwap<Material>,
+    removed: Removed,
 }
 
 /// When certificates expire. Negative: they have.
@@ -78,11 +81,17 @@ impl Credentials {
             files,
             me,
             material: ArcSwap::from_pointee(material),
+            removed: Removed::default(),
         })
     }
 
     pub(super) fn material(&self) -> Guard<Arc<Material>> {
         self.material.load()
+    }
+
+    /// Nodes that were removed from the cluster, as far as this process was told.
+    pub(super) fn removed(&self) -> &Removed {
+        &self.removed
     }
 
     /// When the certificates in use expire.

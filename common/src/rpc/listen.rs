@@ -14,6 +14,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::caller::Caller;
+use super::identity::Identity;
+use super::lifetime::Lifetime;
 use super::material::identity_of;
 use super::stream::{Connection, Stream};
 use super::{Credentials, Rpc, Way, refusals};
@@ -104,19 +106,26 @@ async fn establish(rpc: &Rpc, tcp: TcpStream, peer: SocketAddr) -> Option<Connec
 }
 
 async fn secure(credentials: &Credentials, tcp: TcpStream) -> io::Result<Connection> {
-    let acceptor = TlsAcceptor::from(credentials.material().server.clone());
+    let (acceptor, cluster, expires_unix_s) = {
+        let material = credentials.material();
+        (
+            TlsAcceptor::from(material.server.clone()),
+            material.identity.cluster().clone(),
+            material.expires_unix_s,
+        )
+    };
     let tls = acceptor.accept(tcp).await?;
     let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let found = certificate.map_or_else(|| Err("is missing".to_owned()), identity_of);
+    let node = found.as_ref().ok().and_then(Identity::node);
+    let lifetime = Lifetime::new(expires_unix_s, certificate, node, credentials.removed());
     let caller = match found {
-        Ok(found) if found.cluster() == credentials.material().identity.cluster() => {
-            Caller::Known(Arc::new(found))
-        }
+        Ok(found) if *found.cluster() == cluster => Caller::Known(Arc::new(found)),
         Ok(found) => Caller::Stranger(format!("is of another cluster, {}", found.cluster()).into()),
         Err(why) => Caller::Stranger(why.into()),
     };
     Ok(Connection {
-        stream: Stream::Tls(Box::new(tls.into())),
+        stream: Stream::secured(tls.into(), lifetime),
         caller,
     })
 }

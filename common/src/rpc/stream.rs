@@ -10,11 +10,35 @@ use tokio_rustls::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::caller::Caller;
+use super::lifetime::Lifetime;
 
 /// The bytes.
 pub(super) enum Stream {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Secured>),
+}
+
+/// A connection over TLS. When its time is over it reads as one that the other side has closed, so that
+/// HTTP/2 ends it: calls that are under way fail as those of any connection that broke.
+pub(super) struct Secured {
+    tls: TlsStream<TcpStream>,
+    lifetime: Lifetime,
+}
+
+impl Stream {
+    pub(super) fn secured(tls: TlsStream<TcpStream>, lifetime: Lifetime) -> Self {
+        Stream::Tls(Box::new(Secured { tls, lifetime }))
+    }
+
+    /// Nothing more is sent once the time is over; reading notices that it is.
+    fn may_write(&self) -> io::Result<()> {
+        match self {
+            Stream::Tls(secured) if secured.lifetime.was_over() => {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A connection that was accepted.
@@ -50,7 +74,7 @@ macro_rules! delegate {
                 $call
             }
             Stream::Tls($stream) => {
-                let $stream = Pin::new(&mut **$stream);
+                let $stream = Pin::new(&mut $stream.tls);
                 $call
             }
         }
@@ -63,7 +87,14 @@ impl AsyncRead for Stream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        delegate!(self, stream => stream.poll_read(context, buffer))
+        let this = self.get_mut();
+        if let Stream::Tls(secured) = this
+            && secured.lifetime.is_over(context)
+        {
+            return Poll::Ready(Ok(()));
+        }
+        let this = Pin::new(this);
+        delegate!(this, stream => stream.poll_read(context, buffer))
     }
 }
 
@@ -73,6 +104,7 @@ impl AsyncWrite for Stream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.may_write()?;
         delegate!(self, stream => stream.poll_write(context, bytes))
     }
 
@@ -89,13 +121,14 @@ impl AsyncWrite for Stream {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.may_write()?;
         delegate!(self, stream => stream.poll_write_vectored(context, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.tls.is_write_vectored(),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Who gets through to whom, over real connections on loopback, with certificates made here.
 
+mod lifetime;
+
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
@@ -15,6 +17,8 @@ use super::*;
 use crate::ids::{ClusterName, NodeId, ProxyId};
 use crate::runtime::Tasks;
 use crate::wire::raft::{self as wire, raft_client::RaftClient, raft_server};
+
+const YEAR_S: i64 = 365 * 86_400;
 
 /// A CA, in a folder of its own.
 struct Authority {
@@ -43,8 +47,8 @@ fn proxy(id: &str) -> Party {
 }
 
 impl Authority {
-    /// Writes a certificate and its key; `years` negative: it has expired.
-    fn issue(&self, name: &str, uris: &[String], years: i32) -> TlsFiles {
+    /// Writes a certificate and its key; `left_s` negative: it has expired.
+    fn issue(&self, name: &str, uris: &[String], left_s: i64) -> TlsFiles {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.extended_key_usages = vec![
@@ -54,10 +58,9 @@ impl Authority {
         let of = |uri: &String| SanType::URI(uri.as_str().try_into().unwrap());
         params.subject_alt_names = uris.iter().map(of).collect();
         params.not_before = rcgen::date_time_ymd(2000, 1, 1);
-        params.not_after = match years {
-            ..0 => rcgen::date_time_ymd(2001, 1, 1),
-            _ => rcgen::date_time_ymd(3000, 1, 1),
-        };
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let expires = since_1970.as_secs().checked_add_signed(left_s).unwrap();
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(expires);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let at = |ending: &str| self.dir.path().join(format!("{name}.{ending}"));
         std::fs::write(at("pem"), certificate.pem()).unwrap();
@@ -69,19 +72,19 @@ impl Authority {
         }
     }
 
-    fn credentials(&self, party: &Party, years: i32) -> Credentials {
+    fn credentials(&self, party: &Party, left_s: i64) -> Credentials {
         let name = party.to_string();
         let uri = party.uri(&ClusterName::new("c").unwrap());
-        let files = self.issue(&name, &[uri], years);
+        let files = self.issue(&name, &[uri], left_s);
         Credentials::load(files, party.clone()).unwrap()
     }
 
     fn rpc(&self, party: &Party) -> Rpc {
-        Rpc::tls(self.credentials(party, 1))
+        Rpc::tls(self.credentials(party, YEAR_S))
     }
 }
 
-/// Answers votes of whom the caller may speak for.
+/// Answers votes of whom the caller may speak for, and appends never.
 struct Votes;
 
 #[tonic::async_trait]
@@ -90,7 +93,7 @@ impl raft_server::Raft for Votes {
         &self,
         _: Request<wire::AppendRequest>,
     ) -> Result<Response<wire::AppendReply>, Status> {
-        Err(Status::unimplemented("not here"))
+        std::future::pending().await
     }
 
     async fn vote(
@@ -151,16 +154,20 @@ async fn vote(rpc: &Rpc, address: &str, target: Target, from: u64) -> Result<(),
 
 const FIRST: Target = Target::Node(NodeId::new(1));
 
-/// What kept the connection from being made.
-fn not_connected(status: &Status) -> &ConnectError {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(status);
+/// What kept the connection from being made, if that is what failed.
+fn connect_error(status: &Status) -> Option<&ConnectError> {
+    let mut source = std::error::Error::source(status);
     while let Some(error) = source {
         if let Some(found) = error.downcast_ref::<ConnectError>() {
-            return found;
+            return Some(found);
         }
         source = error.source();
     }
-    panic!("the connection was made: {status:?}")
+    None
+}
+
+fn not_connected(status: &Status) -> &ConnectError {
+    connect_error(status).unwrap_or_else(|| panic!("the connection was made: {status:?}"))
 }
 
 #[tokio::test]
@@ -192,9 +199,9 @@ async fn a_proxy_does_not_ask_what_nodes_ask() {
 async fn a_certificate_that_names_nobody_calls_nothing() {
     let ours = authority();
     let address = serve(&ours.rpc(&node(1))).await;
-    let nameless = ours.issue("nameless", &["https://c/node/2".to_owned()], 1);
+    let nameless = ours.issue("nameless", &["https://c/node/2".to_owned()], YEAR_S);
     assert!(Credentials::load(nameless, node(2)).is_err());
-    let other = ours.issue("other", &["maia://other/node/2".to_owned()], 1);
+    let other = ours.issue("other", &["maia://other/node/2".to_owned()], YEAR_S);
     let other = Rpc::tls(Credentials::load(other, node(2)).unwrap());
     // It takes nobody of this cluster for one of its own, either.
     let refused = vote(&other, &address, FIRST, 2).await.unwrap_err();
@@ -236,13 +243,13 @@ async fn certificates_of_another_ca_are_refused_on_both_sides() {
 async fn expired_certificates_are_refused_on_both_sides() {
     let ours = authority();
     let address = serve(&ours.rpc(&node(1))).await;
-    let expired = ours.credentials(&node(2), -1);
+    let expired = ours.credentials(&node(2), -YEAR_S);
     assert!(expired.expiry().certificate_s < 0);
     let refused = vote(&Rpc::tls(expired), &address, FIRST, 2).await;
     let refused = refused.unwrap_err();
     let error = not_connected(&refused).to_string();
     assert!(error.contains("CertificateExpired"), "{error}");
-    let late = serve(&Rpc::tls(ours.credentials(&node(1), -1))).await;
+    let late = serve(&Rpc::tls(ours.credentials(&node(1), -YEAR_S))).await;
     let refused = vote(&ours.rpc(&node(2)), &late, FIRST, 2).await;
     let refused = refused.unwrap_err();
     let error = not_connected(&refused).to_string();
@@ -272,7 +279,7 @@ async fn nothing_in_the_clear_reaches_a_listener_with_tls() {
 async fn newer_files_are_used_for_the_next_connection_and_bad_ones_never() {
     let (old, new) = (authority(), authority());
     let uri = node(1).uri(&ClusterName::new("c").unwrap());
-    let files = old.issue("one", std::slice::from_ref(&uri), 1);
+    let files = old.issue("one", std::slice::from_ref(&uri), YEAR_S);
     let server = Rpc::tls(Credentials::load(files.clone(), node(1)).unwrap());
     let Way::Tls(credentials) = &*server.0 else {
         unreachable!("it speaks TLS")
@@ -290,7 +297,7 @@ async fn newer_files_are_used_for_the_next_connection_and_bad_ones_never() {
     };
     before.vote(ask()).await.unwrap();
     // Half of a replacement: the key is not the certificate's.
-    let next = new.issue("one", std::slice::from_ref(&uri), 1);
+    let next = new.issue("one", std::slice::from_ref(&uri), YEAR_S);
     std::fs::copy(&next.key, &files.key).unwrap();
     assert!(credentials.reread().is_err());
     vote(&two, &address, FIRST, 2).await.unwrap();
@@ -306,7 +313,7 @@ async fn newer_files_are_used_for_the_next_connection_and_bad_ones_never() {
     // Whoever knows both gets through with either.
     let both = old.rpc(&node(2));
     vote(&both, &address, FIRST, 2).await.unwrap();
-    let other = new.issue("two", &["maia://other/node/1".to_owned()], 1);
+    let other = new.issue("two", &["maia://other/node/1".to_owned()], YEAR_S);
     for (from, to) in [
         (&other.key, &files.key),
         (&other.certificate, &files.certificate),

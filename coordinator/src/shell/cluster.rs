@@ -20,7 +20,7 @@ use crate::core::cluster_state::ClusterState;
 use crate::core::{feed, keyspace, metastore as core};
 use crate::feed::Hub;
 use crate::metastore::{self, Metastore, Watch, WatchError};
-use crate::raft::StateError;
+use crate::raft::{PeerDirectory, StateError};
 
 /// Hints that may wait to be taken; a hint that finds no room is one that will come again.
 const HINT_BACKLOG: usize = 1024;
@@ -276,6 +276,7 @@ impl ClusterLoop {
         for node in self.current.nodes.values() {
             self.directory.set(node.id, node.rpc_addr.clone());
         }
+        self.directory.rpc().removed(self.current.retired.iter());
         self.proxies
             .1
             .store(self.proxies.0.len(), Ordering::Relaxed);
