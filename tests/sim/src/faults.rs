@@ -142,6 +142,19 @@ impl World {
         }
     }
 
+    /// The one who is to leave: half of the time the leader.
+    pub fn cut_off_leaver(&mut self) {
+        let leader = (0..MEMBERS).find(|n| self.nodes[*n].leads());
+        let any = self.rng.usize(0..MEMBERS);
+        let n = leader.filter(|_| self.rng.bool()).unwrap_or(any);
+        for other in (0..MEMBERS).filter(|other| *other != n) {
+            self.net.cut_until[n][other] = self.plan.busy;
+            self.net.cut_until[other][n] = self.plan.busy;
+        }
+        self.leaver = Some(n);
+        self.trace(|| format!("node {n} is cut off, and will leave"));
+    }
+
     /// All faults end, and clients stop: the world comes to rest.
     pub fn heal(&mut self) {
         self.trace(|| "all is healed".to_owned());
@@ -154,7 +167,8 @@ impl World {
             self.start(n);
         }
         if self.plan.has_leaver {
-            let n = self.rng.usize(0..MEMBERS);
+            let n = self.leaver;
+            let n = n.unwrap_or_else(|| self.rng.usize(0..MEMBERS));
             self.leave(n);
         }
     }

@@ -59,11 +59,13 @@ pub enum Bug {
     AppliedTwice,
     /// A resolution takes its own time for that of the record.
     ResolvedByArrival,
+    /// What a node has that leaves the group is dropped.
+    DroppedAtLeaving,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 13] = [
+    pub const ALL: [Bug; 14] = [
         Bug::AckBeforeFsync,
         Bug::EarlyBehindSeal,
         Bug::WitnessAsCopy,
@@ -77,6 +79,7 @@ impl Bug {
         Bug::DroppedUnderSnapshot,
         Bug::AppliedTwice,
         Bug::ResolvedByArrival,
+        Bug::DroppedAtLeaving,
     ];
 }
 
@@ -91,6 +94,8 @@ pub struct Plan {
     pub strategy: ConflictStrategy,
     /// Whether a member leaves the group in the end. Not where it would leave one data member.
     pub has_leaver: bool,
+    /// Whether that one is cut off shortly before, so that it leaves with what it alone has.
+    pub has_farewell: bool,
     /// The longest pause between two faults.
     pub calm: Micros,
     /// How long clients and faults go on; then all is healed and comes to rest.
@@ -115,6 +120,7 @@ impl Plan {
                 _ => ConflictStrategy::LastWriteWins,
             },
             has_leaver: seed % 4 == 1,
+            has_farewell: seed % 8 == 5,
             calm: [300, 1000, 3000][(seed / 2 % 3) as usize] * MS,
             busy: 8000 * MS,
             bug: None,

@@ -52,12 +52,12 @@ impl World {
     /// What is kept of the entries from an index on, which are about to leave a node's log.
     pub fn leaving(&self, n: usize, from: u64, why: Why) -> Vec<Kept> {
         let dropped = match why {
-            Why::Truncated => Some(Bug::DroppedAtTruncation),
-            Why::UnderSnapshot => Some(Bug::DroppedUnderSnapshot),
-            Why::Left => None,
+            Why::Truncated => Bug::DroppedAtTruncation,
+            Why::UnderSnapshot => Bug::DroppedUnderSnapshot,
+            Why::Left => Bug::DroppedAtLeaving,
         };
         let last = self.nodes[n].disk.now.last_index();
-        if dropped.is_some_and(|bug| self.plan.has(bug)) {
+        if self.plan.has(dropped) {
             return Vec::new();
         }
         let kept = (from..=last).filter_map(|at| self.kept(n, at, why));

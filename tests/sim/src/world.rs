@@ -12,7 +12,7 @@ use crate::clients::Clients;
 use crate::faults::Net;
 use crate::node::{Clocks, Node};
 use crate::oracle::Oracle;
-use crate::plan::{MEMBERS, MS, Micros, Plan};
+use crate::plan::{LEASE, MEMBERS, MS, Micros, Plan};
 use crate::raft::Message;
 use crate::report::Report;
 use crate::serve::{Reply, Request};
@@ -20,6 +20,8 @@ use crate::serve::{Reply, Request};
 /// How long the healed world has to come to rest.
 const REST: Micros = 6000 * MS;
 const TICK: Micros = 10 * MS;
+/// How long the one who leaves is cut off before: a leader answers early for most of its lease.
+const FAREWELL: Micros = LEASE;
 
 /// Something that is to happen.
 #[derive(Debug)]
@@ -51,6 +53,8 @@ pub enum Event {
     },
     Operator,
     Fault,
+    /// The one who is to leave is cut off before.
+    Farewell,
     Start(usize),
     SetClock(usize),
 }
@@ -64,6 +68,8 @@ pub struct World {
     pub net: Net,
     pub clients: Clients,
     pub oracle: Oracle,
+    /// Who leaves the group in the end, where that is known before.
+    pub leaver: Option<usize>,
     queue: BTreeMap<(Micros, u64), Event>,
     numbers: u64,
     ids: u64,
@@ -112,6 +118,7 @@ impl World {
             net: Net::default(),
             clients: Clients::new(&mut rng),
             oracle: Oracle::default(),
+            leaver: None,
             queue: BTreeMap::new(),
             numbers: 0,
             ids: 0,
@@ -126,6 +133,9 @@ impl World {
         world.begin_clients();
         world.after(1500 * MS, Event::Operator);
         world.after(1500 * MS, Event::Fault);
+        if plan.has_farewell {
+            world.after(plan.busy - FAREWELL, Event::Farewell);
+        }
         world
     }
 
@@ -192,6 +202,7 @@ impl World {
             Event::Client { client, number } => self.client_acts(client, number),
             Event::Operator => self.operate(),
             Event::Fault => self.strike(),
+            Event::Farewell => self.cut_off_leaver(),
             Event::Start(n) => self.start(n),
             Event::SetClock(n) => self.set_clock(n),
         }
@@ -233,6 +244,7 @@ fn node_of(event: &Event) -> Option<usize> {
         | Event::Client { .. }
         | Event::Operator
         | Event::Fault
+        | Event::Farewell
         | Event::Start(_)
         | Event::SetClock(_) => None,
     }

@@ -122,4 +122,5 @@ planted! {
     a_record_dropped_under_a_snapshot: DroppedUnderSnapshot by "async-accounted";
     a_committed_record_quarantined_and_applied_twice: AppliedTwice by "exactly-once";
     a_resolution_by_the_order_of_arrival: ResolvedByArrival by "async-accounted" | "exactly-once";
+    a_record_dropped_at_leaving: DroppedAtLeaving by "async-accounted";
 }
