@@ -349,6 +349,54 @@ async fn nobody_reads_without_a_token() {
     }
 }
 
+/// As a member would: no more than asked for, nor than one message holds, and nothing between two pages.
+#[tokio::test]
+async fn pages_of_another_node_are_bounded_and_have_no_gap() {
+    let cluster = Cluster::start().await;
+    cluster.place("acme", 0, &[]).await;
+    let start = position(&cluster, 1, "acme").await;
+    let large = "x".repeat(150_000);
+    for n in 0..12 {
+        let data = if n < 6 { json!(n) } else { json!(large) };
+        append(&cluster, 1, None, &change("update", &n.to_string(), data))
+            .await
+            .expect_success("append");
+    }
+    let (mut after, mut pages, mut found) = (start, Vec::new(), Vec::new());
+    loop {
+        let path = format!("{ENTRIES}?tenant=acme&limit=4&after={after}");
+        let (near, far) = (
+            cluster.api_get(0, &path).await,
+            cluster.api_get(1, &path).await,
+        );
+        assert_eq!(near, far, "after {after}");
+        let entries = far["entries"].as_array().expect("entries").clone();
+        assert!(far.to_string().len() < 600_000, "a page of large entries");
+        pages.push(entries.len());
+        found.extend(entries);
+        if far["more"] == false {
+            break;
+        }
+        far["next"]
+            .as_str()
+            .expect("more has a next")
+            .clone_into(&mut after);
+    }
+    assert!(pages.iter().all(|page| *page <= 4), "{pages:?}");
+    assert!(pages.iter().any(|page| (1..4).contains(page)), "{pages:?}");
+    let ids = found
+        .iter()
+        .map(|e| e["operations"][0]["resource_id"].to_string());
+    let expected = (0..12).map(|n| format!("\"{n}\""));
+    assert_eq!(ids.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    let most = format!("{ENTRIES}?tenant=acme&limit=1001");
+    let refused = [0, 1].map(|at| cluster.api(at, Method::GET, &most));
+    for request in refused {
+        let answer = cluster.client.send(&request).await;
+        answer.expect_problem(400, "invalid_request");
+    }
+}
+
 /// Its neighbours write much: each page says how far it looked, and the reader gets on.
 #[tokio::test]
 async fn a_page_ends_before_all_of_a_long_log_was_read() {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use maia_tests::client::Client;
 use maia_tests::cluster::SOON;
 use maia_tests::metrics::Metrics;
-use maia_tests::{Cluster, wait_until, wait_value};
+use maia_tests::{Cluster, Options, wait_until, wait_value};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -190,6 +190,7 @@ async fn a_node_that_is_taken_out_hands_over_what_waits_for_the_operator() {
         (!found.is_empty() && all_wait).then_some(found)
     })
     .await;
+    exported_past_a_dead_one(&cluster, others[0], &waiting).await;
     let plan = format!("/admin/nodes/{id}?dry_run=true");
     wait_until(SOON, "it has said so", || async {
         let request = cluster.api(others[0], Method::DELETE, &plan);
@@ -226,9 +227,6 @@ async fn a_node_that_is_taken_out_hands_over_what_waits_for_the_operator() {
     cluster
         .run(&["node", "remove", &id, "--yes", "--wait"])
         .await;
-    let ids = |entries: &[Value]| -> BTreeSet<String> {
-        entries.iter().map(|e| e["id"].to_string()).collect()
-    };
     let mut kept = BTreeSet::new();
     for other in others {
         kept.extend(ids(&entries(&cluster, other).await));
@@ -245,6 +243,95 @@ async fn a_node_that_is_taken_out_hands_over_what_waits_for_the_operator() {
         .await;
     assert!(String::from_utf8_lossy(&applied.stdout).contains("won"));
     decide_all(&cluster, waiting.len() - 1).await;
+}
+
+/// A coordinator that is down is named, and keeps nobody from the entries of the others.
+async fn exported_past_a_dead_one(cluster: &Cluster, dead: usize, expected: &[Value]) {
+    cluster.kill_coordinator(dead).await;
+    let exported = cluster.maiactl(&["quarantine", "export"]).await;
+    assert!(!exported.status.success(), "it may have had some as well");
+    let said = String::from_utf8_lossy(&exported.stderr).into_owned();
+    assert!(said.contains(&cluster.region(dead).api_url), "{said}");
+    assert_eq!(exported_ids(&exported.stdout), ids(expected));
+    cluster.restart_coordinator(dead).await;
+}
+
+/// Of entries with what they hold: each a line.
+fn exported_ids(lines: &[u8]) -> BTreeSet<String> {
+    let lines = String::from_utf8_lossy(lines);
+    let entries = lines.lines().map(|line| {
+        let entry: Value = serde_json::from_str(line).expect("an entry is a line of JSON");
+        assert!(!entry["operations"].is_null(), "with its content: {entry}");
+        entry["id"].to_string()
+    });
+    entries.collect()
+}
+
+fn ids(entries: &[Value]) -> BTreeSet<String> {
+    entries.iter().map(|e| e["id"].to_string()).collect()
+}
+
+/// It was taken out while it was down, and comes back with what it alone had. Over TLS nobody takes
+/// anything from it: the operator exports it. In the clear it hands it over.
+#[tokio::test]
+async fn what_a_removed_node_brings_back_is_not_lost() {
+    for is_plain in [false, true] {
+        let options = if is_plain {
+            Options::default().argument("--plaintext")
+        } else {
+            Options::default()
+        };
+        let cluster = Cluster::start_with(options).await;
+        let group = place_async(&cluster, "reject").await;
+        let (old, _) = cut_off(&cluster, &group, 1).await;
+        let id = cluster.region(old).coordinator_id.to_string();
+        let others: Vec<usize> = (0..3).filter(|i| *i != old).collect();
+        let path = format!("/admin/nodes/{id}?accept_quarantine_loss=true");
+        let request = cluster.api(others[0], Method::DELETE, &path);
+        wait_until(SOON, "it is taken out", || async {
+            let answer = cluster.client.send(&request).await;
+            answer.is_success() || answer.status == 404
+        })
+        .await;
+        wait_until(SOON, "it is no member of the group", || async {
+            let nodes = cluster.api_get(others[0], "/admin/nodes").await;
+            let nodes = nodes["nodes"].as_array().cloned().unwrap_or_default();
+            !nodes.is_empty() && nodes.iter().all(|node| node["id"].to_string() != id)
+        })
+        .await;
+        cluster
+            .run(&["cluster", "restart", "--no-wait", "--node", &id])
+            .await;
+        let holder = if is_plain { others } else { vec![old] };
+        wait_until(SOON, "all of it is where it belongs", || async {
+            let mut held = BTreeSet::new();
+            for i in &holder {
+                let path = "/admin/replication/quarantine?limit=1000";
+                let Ok(page) = cluster
+                    .client
+                    .try_send(&cluster.api(*i, Method::GET, path))
+                    .await
+                else {
+                    return false;
+                };
+                held.extend(ids(page.json()["entries"].as_array().map_or(&[], |e| e)));
+            }
+            !held.is_empty()
+        })
+        .await;
+        if is_plain {
+            wait_until(SOON, "and nowhere else", || async {
+                entries(&cluster, old).await.is_empty()
+            })
+            .await;
+            continue;
+        }
+        let exported = cluster.maiactl(&["quarantine", "export"]).await;
+        assert_eq!(
+            exported_ids(&exported.stdout),
+            ids(&entries(&cluster, old).await)
+        );
+    }
 }
 
 /// One decision for all that are left; the node that was taken out still answers, and has nothing.
