@@ -94,6 +94,25 @@ proptest! {
     }
 }
 
+/// Not the greater content, nor who came first.
+#[test]
+fn on_equal_clocks_the_greater_region_wins() {
+    for by_field in [false, true] {
+        let write = |region: &str, value: i32| {
+            let (stamp, content) = (stamp(3, region), content(&json!({ "a": value })));
+            match by_field {
+                true => Register::by_field(stamp, content),
+                false => Register::replaced(stamp, Some(content)),
+            }
+        };
+        let (less, greater) = (write("x", 9), write("y", 1));
+        for both in [[&less, &greater], [&greater, &less]] {
+            let seen = seen(&joined(both.into_iter().cloned()));
+            assert_eq!(seen, Some(json!({ "a": 1 })), "by field: {by_field}");
+        }
+    }
+}
+
 #[test]
 fn fields_are_merged() {
     let base = Register::by_field(stamp(1, "x"), content(&json!({"a": 1, "b": 1})));
