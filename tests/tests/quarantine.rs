@@ -284,7 +284,8 @@ async fn what_a_removed_node_brings_back_is_not_lost() {
         let cluster = Cluster::start_with(options).await;
         let group = place_async(&cluster, "reject").await;
         let (old, _) = cut_off(&cluster, &group, 1).await;
-        let id = cluster.region(old).coordinator_id.to_string();
+        let number = cluster.region(old).coordinator_id;
+        let id = number.to_string();
         let others: Vec<usize> = (0..3).filter(|i| *i != old).collect();
         let path = format!("/admin/nodes/{id}?accept_quarantine_loss=true");
         let request = cluster.api(others[0], Method::DELETE, &path);
@@ -296,7 +297,7 @@ async fn what_a_removed_node_brings_back_is_not_lost() {
         wait_until(SOON, "it is no member of the group", || async {
             let nodes = cluster.api_get(others[0], "/admin/nodes").await;
             let nodes = nodes["nodes"].as_array().cloned().unwrap_or_default();
-            !nodes.is_empty() && nodes.iter().all(|node| node["id"].to_string() != id)
+            !nodes.is_empty() && nodes.iter().all(|node| node["id"] != number)
         })
         .await;
         cluster

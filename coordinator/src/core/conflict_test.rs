@@ -100,9 +100,10 @@ fn on_equal_clocks_the_greater_region_wins() {
     for by_field in [false, true] {
         let write = |region: &str, value: i32| {
             let (stamp, content) = (stamp(3, region), content(&json!({ "a": value })));
-            match by_field {
-                true => Register::by_field(stamp, content),
-                false => Register::replaced(stamp, Some(content)),
+            if by_field {
+                Register::by_field(stamp, content)
+            } else {
+                Register::replaced(stamp, Some(content))
             }
         };
         let (less, greater) = (write("x", 9), write("y", 1));

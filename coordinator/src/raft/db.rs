@@ -19,6 +19,8 @@ pub(crate) const CF_LOG: &str = "log";
 pub(crate) const CF_HARD_STATE: &str = "hard_state";
 /// Records that left a log before they were known to be committed.
 pub(crate) const CF_QUARANTINE: &str = "quarantine";
+/// All of `raft/`.
+pub(crate) const RAFT_FAMILIES: [&str; 3] = [CF_LOG, CF_HARD_STATE, CF_QUARANTINE];
 
 /// A column family of `state/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -118,9 +120,8 @@ pub(crate) fn open_raft(
     // What was synced was promised to others. The default mode would silently forget all that
     // follows a damaged record; this one forgets only a last record that was never finished.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-    let families = [CF_LOG, CF_HARD_STATE, CF_QUARANTINE];
     let path = dir.join("raft");
-    open(path, &options, (wanted.compression, cache), &families)
+    open(path, &options, (wanted.compression, cache), &RAFT_FAMILIES)
 }
 
 /// Opens `state/` under the node's folder. Its write-ahead log stays in this process' memory until a

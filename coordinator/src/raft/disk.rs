@@ -75,6 +75,11 @@ impl DiskGuard {
         needed <= self.free_bytes()
     }
 
+    /// Whether so much may be written and leave the reserve. For what frees more than it takes.
+    pub(crate) fn holds(&self, bytes: u64) -> bool {
+        bytes.saturating_add(RESERVE_BYTES) <= self.free_bytes()
+    }
+
     /// The size of the file system when last looked.
     pub(crate) fn total_bytes(&self) -> u64 {
         self.total_bytes.load(Ordering::Relaxed)

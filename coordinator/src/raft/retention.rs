@@ -3,14 +3,16 @@
 //! anything of a log, but for an installed snapshot; the log store syncs the state first.
 //!
 //! A dropped entry's bytes are free once its file is compacted, and without writes nothing is: on a disk with
-//! little room the loop has it done.
+//! little room the loop has it done. The same goes for values that were written over, and for the write-ahead
+//! logs of what is still in memory: with too much of either no snapshot would fit, and without one no log could
+//! be dropped.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use rocksdb::DB;
 
-use super::db::{CF_LOG, StateCf, family};
+use super::db::{CF_LOG, RAFT_FAMILIES, StateCf, family};
 use super::disk::{DiskGuard, DiskRoom};
 use super::group::{Group, GroupStatus, Role};
 use super::groups::Groups;
@@ -22,6 +24,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// All logs of the node together have so much of the disk at most: the rest is for the states, for a
 /// snapshot of each, and for what the databases have not compacted yet.
 const LOGS_PART_OF_DISK: u64 = 4;
+
+/// Less in memory, or written over, is not worth a flush or a compaction.
+const FLUSH_BYTES: u64 = 8 << 20;
+/// How often the state is compacted at most while the disk has little room.
+const COMPACT_STATE_EVERY: Duration = Duration::from_secs(10);
 
 /// What the loop works on.
 pub(super) struct Keeper {
@@ -48,7 +55,7 @@ impl Keeper {
         let mut tick = tokio::time::interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut known_ms, mut known_at) = (clock_ms(), Instant::now());
-        let mut has_dropped = false;
+        let (mut has_dropped, mut compacted_at) = (false, None);
         loop {
             tick.tick().await;
             let elapsed_ms = u64::try_from(known_at.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -61,13 +68,17 @@ impl Keeper {
                 .map(|group| group.tail.lock().ledger.bytes())
                 .collect();
             let look = self.look(&sizes, known_ms);
-            let needed_bytes = sizes
-                .iter()
-                .sum::<u64>()
-                .saturating_add(self.in_memory_bytes());
-            if has_dropped && look.is_tight && self.disk.fits(needed_bytes) {
-                self.compact().await;
-                has_dropped = false;
+            if look.is_tight {
+                self.flush().await;
+                self.compact_state(&mut compacted_at).await;
+                let logs_bytes = sizes
+                    .iter()
+                    .fold(0, |sum: u64, log| sum.saturating_add(*log));
+                let needed_bytes = logs_bytes.saturating_add(self.in_memory_bytes());
+                if has_dropped && self.disk.holds(needed_bytes) {
+                    self.compact_logs().await;
+                    has_dropped = false;
+                }
             }
             for group in groups {
                 has_dropped |= self.look_at(&group, &look).await;
@@ -130,32 +141,83 @@ impl Keeper {
     /// What a compaction writes to disk first.
     fn in_memory_bytes(&self) -> u64 {
         let name = rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES;
-        let families = [
-            (&self.raft_db, CF_LOG),
-            (&self.state_db, StateCf::Marks.name()),
-        ];
-        let sizes = families.map(|(db, cf)| db.property_int_value_cf(family(db, cf), name));
-        let sizes = sizes.into_iter().map(|size| size.ok().flatten());
-        sizes.fold(0, |sum, size| sum.saturating_add(size.unwrap_or(0)))
+        let sizes = self.families().into_iter();
+        let sizes = sizes.map(|(db, cf)| number(db, cf, name));
+        sizes.fold(0, u64::saturating_add)
     }
 
-    /// Frees what was dropped of logs and traces. Blocks flushes of neither for longer than a compaction
-    /// of its own accord would.
-    async fn compact(&self) {
-        let dbs = [
-            (Arc::clone(&self.raft_db), CF_LOG),
-            (Arc::clone(&self.state_db), StateCf::Marks.name()),
-        ];
+    /// All that data takes much room in.
+    fn families(&self) -> [(&Arc<DB>, &'static str); 3] {
+        [
+            (&self.raft_db, CF_LOG),
+            (&self.state_db, StateCf::Marks.name()),
+            (&self.state_db, StateCf::Data.name()),
+        ]
+    }
+
+    /// Frees the write-ahead logs of what is in memory, which are at least as large.
+    async fn flush(&self) {
+        let bytes = self.in_memory_bytes();
+        if bytes < FLUSH_BYTES || !self.disk.holds(bytes) {
+            return;
+        }
+        let (raft, state) = (Arc::clone(&self.raft_db), Arc::clone(&self.state_db));
+        let flush = move || {
+            flush(&raft, &RAFT_FAMILIES)?;
+            flush(&state, &StateCf::ALL.map(StateCf::name))
+        };
+        match tokio::task::spawn_blocking(flush).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "what is in memory can't be written"),
+            Err(error) => tracing::error!(%error, "what is in memory was not written"),
+        }
+    }
+
+    /// Frees values that were written over, where they take more than what is there. Not again soon: what
+    /// an open snapshot holds stays.
+    async fn compact_state(&self, compacted_at: &mut Option<Instant>) {
+        let (db, name) = (&self.state_db, StateCf::Data.name());
+        let live = number(db, name, rocksdb::properties::ESTIMATE_LIVE_DATA_SIZE);
+        let found = number(db, name, rocksdb::properties::TOTAL_SST_FILES_SIZE);
+        let is_worth_it = found > live.saturating_mul(2).saturating_add(FLUSH_BYTES);
+        let is_soon = compacted_at.is_some_and(|at: Instant| at.elapsed() < COMPACT_STATE_EVERY);
+        if is_worth_it && !is_soon && self.disk.holds(live) {
+            *compacted_at = Some(Instant::now());
+            self.compact(vec![(Arc::clone(db), name)]).await;
+        }
+    }
+
+    /// Frees what was dropped of logs and traces.
+    async fn compact_logs(&self) {
+        let [log, traces, _] = self.families();
+        let both = [log, traces].map(|(db, name)| (Arc::clone(db), name));
+        self.compact(both.to_vec()).await;
+    }
+
+    /// Blocks flushes for no longer than a compaction of its own accord would.
+    async fn compact(&self, families: Vec<(Arc<DB>, &'static str)>) {
+        let names: Vec<&str> = families.iter().map(|(_, name)| *name).collect();
         let done = tokio::task::spawn_blocking(move || {
-            for (db, name) in dbs {
+            for (db, name) in families {
                 db.compact_range_cf(family(&db, name), None::<&[u8]>, None::<&[u8]>);
             }
         });
+        let free_bytes = self.disk.free_bytes();
         match done.await {
-            Ok(()) => tracing::info!(free_bytes = self.disk.free_bytes(), "logs were compacted"),
-            Err(error) => tracing::error!(%error, "logs could not be compacted"),
+            Ok(()) => tracing::info!(?names, free_bytes, "compacted for want of room"),
+            Err(error) => tracing::error!(%error, "databases could not be compacted"),
         }
     }
+}
+
+fn flush(db: &DB, names: &[&str]) -> Result<(), rocksdb::Error> {
+    let families: Vec<_> = names.iter().map(|name| family(db, name)).collect();
+    db.flush_cfs_opt(&families, &rocksdb::FlushOptions::default())
+}
+
+fn number(db: &DB, name: &str, property: &rocksdb::properties::PropName) -> u64 {
+    let number = db.property_int_value_cf(family(db, name), property);
+    number.ok().flatten().unwrap_or(0)
 }
 
 /// Milliseconds since 1970.
