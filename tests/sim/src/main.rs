@@ -50,8 +50,14 @@ fn main() -> io::Result<ExitCode> {
 fn planted(out: &mut impl Write) -> io::Result<ExitCode> {
     let mut missed = 0;
     for bug in Bug::ALL {
-        match caught(bug) {
-            Some(report) => writeln!(out, "{bug:?}: caught by {report}")?,
+        let report = caught(bug);
+        match report
+            .as_ref()
+            .and_then(|r| r.violation.as_ref().map(|v| (r.seed, v)))
+        {
+            Some((seed, violation)) => {
+                writeln!(out, "{bug:?}: caught by seed {seed}: {violation}")?;
+            }
             None => {
                 missed += 1;
                 writeln!(out, "{bug:?}: NOT CAUGHT")?;
