@@ -8,6 +8,7 @@ mod entries;
 mod faults;
 mod field;
 mod harness;
+mod install;
 mod lease;
 mod load;
 mod quarantine;
