@@ -159,7 +159,21 @@ numbered! {
         Refused = 4, "refused";
         /// Whether its resource was deleted since is not remembered any more.
         Forgotten = 5, "forgotten";
+        /// A node handed it over that had been removed: its word makes nothing happen by itself.
+        RemovedNode = 6, "removed-node";
     }
+}
+
+impl Waiting {
+    /// All of them, for metrics.
+    pub const ALL: [Self; 6] = [
+        Self::NotAcknowledged,
+        Self::Rejected,
+        Self::TooOld,
+        Self::Refused,
+        Self::Forgotten,
+        Self::RemovedNode,
+    ];
 }
 
 /// A record in quarantine.
@@ -194,6 +208,20 @@ pub enum EntryError {
 }
 
 impl Entry {
+    /// As it is kept when a node hands it over that was removed from the cluster: the operator decides,
+    /// whatever that node says of it.
+    #[must_use]
+    pub fn of_a_removed_node(self) -> Self {
+        let waiting = match self.acknowledged {
+            Acknowledged::No => Waiting::NotAcknowledged,
+            Acknowledged::Perhaps | Acknowledged::Yes => Waiting::RemovedNode,
+        };
+        Self {
+            waiting: Some(waiting),
+            ..self
+        }
+    }
+
     /// The persisted form.
     #[must_use]
     pub fn encode(&self) -> Bytes {

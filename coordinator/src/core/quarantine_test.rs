@@ -188,6 +188,24 @@ fn the_others_wait() {
     }
 }
 
+/// Whatever a removed node says of it, nothing comes of its entry by itself.
+#[test]
+fn the_operator_decides_what_a_removed_node_hands_over() {
+    let step = |entry: &Entry, now_ms| next_step(entry, DIVERGED, placed(LWW), now_ms);
+    for waiting in [None, Some(Waiting::TooOld), Some(Waiting::Rejected)] {
+        let theirs = Entry { waiting, ..entry() };
+        let kept = theirs.of_a_removed_node();
+        assert_eq!(step(&kept, 1000), Step::Wait(Waiting::RemovedNode));
+    }
+    let unheard = Entry {
+        acknowledged: Acknowledged::No,
+        ..entry()
+    };
+    let kept = unheard.of_a_removed_node();
+    assert_eq!(step(&kept, 1000), Step::Wait(Waiting::NotAcknowledged));
+    assert_eq!(step(&kept, u64::MAX), Step::Expire);
+}
+
 #[test]
 fn what_nobody_was_told_is_safe_waits_for_its_lifetime() {
     let mut entry = Entry {

@@ -45,7 +45,7 @@ use super::peer_service::PeerService;
 use super::peers::{Directory, Peers};
 use super::placements::Placements;
 use super::proxies::{Proxies, ProxiesParts};
-use super::quarantine::{QuarantineParts, QuarantineService};
+use super::quarantine::{Counts, QuarantineParts, QuarantineService};
 use super::regions::Regions;
 use super::standing::Standing;
 use super::streams::Streams;
@@ -110,6 +110,7 @@ struct Parts {
     hub: Arc<Hub>,
     clock: Arc<Clock>,
     offsets: Offsets,
+    quarantined: Arc<Counts>,
     tasks: Tasks,
     /// Turns true when this node is known to be removed from the cluster.
     removed: watch::Sender<bool>,
@@ -158,6 +159,7 @@ impl Node {
             token_key: key.token_key(),
             degraded: Arc::default(),
             early: Arc::default(),
+            quarantined: Arc::clone(&parts.quarantined),
         });
         let quarantine = parts.quarantine(&config, &data);
         let peer = PeerService {
@@ -251,6 +253,7 @@ impl Parts {
             hub,
             clock,
             offsets: Offsets::default(),
+            quarantined: Arc::default(),
             tasks,
             removed: watch::Sender::new(removed),
         })
@@ -324,6 +327,7 @@ impl Parts {
             peers: Arc::clone(&self.peers),
             first: config.bootstrap.nodes.iter().map(|n| n.id).collect(),
             removed: self.removed.subscribe(),
+            counts: Arc::clone(&self.quarantined),
         });
         let resolver = quarantine.clone().run();
         self.tasks.spawn_until_stop("quarantine", resolver);

@@ -16,6 +16,7 @@ mod counts;
 mod handover;
 mod look;
 mod say;
+mod tally;
 mod turns;
 
 use std::io;
@@ -29,6 +30,7 @@ use maia_common::limits;
 use tokio::sync::{Mutex, Semaphore, watch};
 
 pub use counts::{Counts, Outcome};
+pub use handover::Giver;
 
 use super::clock::Clock;
 use super::cluster::Cluster;
@@ -63,11 +65,12 @@ pub struct QuarantineParts {
     pub first: Vec<NodeId>,
     /// Whether this node was removed from the cluster.
     pub removed: watch::Receiver<bool>,
+    /// To be kept up to date.
+    pub counts: Arc<Counts>,
 }
 
 struct Inner {
     parts: QuarantineParts,
-    counts: Counts,
     /// Entries that other nodes handed over.
     adopted: AtomicU64,
     /// The resolver and the operator never work on one entry at once.
@@ -115,7 +118,6 @@ impl QuarantineService {
     pub fn new(parts: QuarantineParts) -> Self {
         Self(Arc::new(Inner {
             parts,
-            counts: Counts::default(),
             adopted: AtomicU64::new(0),
             one: Mutex::default(),
             intake: Mutex::default(),
@@ -132,7 +134,7 @@ impl QuarantineService {
     /// What was counted.
     #[must_use]
     pub fn counts(&self) -> &Counts {
-        &self.0.counts
+        &self.0.parts.counts
     }
 
     /// Grows with each entry that comes.
@@ -199,6 +201,7 @@ impl QuarantineService {
         }
         let how = Resolution::Overwrite;
         let outcome = self.resolve(entry, how, deadline).await?;
+        tracing::info!(id = %entry.id, outcome = outcome.name(), "the operator applied a cut-off record");
         self.settle(entry.id, Some(how), outcome).await
     }
 
@@ -249,7 +252,7 @@ impl QuarantineService {
         let made = (parts.clock.now(), parts.me.1.clone());
         let record = core::resolution(entry, how, created, made);
         let outcome = Outcome::of(&parts.data.reconcile(&record, deadline).await?);
-        tracing::info!(id = %entry.id, %tenant, outcome = outcome.name(), "resolved a cut-off record");
+        tracing::debug!(id = %entry.id, %tenant, outcome = outcome.name(), "resolved a cut-off record");
         Ok(outcome)
     }
 
@@ -261,7 +264,7 @@ impl QuarantineService {
     ) -> Result<Outcome, Refusal> {
         let removed = self.disk(move |entries| entries.change(&[], &[id]));
         removed.await.map_err(|error| unreadable(&error))?;
-        self.0.counts.count(how, outcome);
+        self.counts().count(how, outcome);
         Ok(outcome)
     }
 
