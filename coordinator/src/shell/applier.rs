@@ -67,7 +67,7 @@ impl Applier for RecordApplier {
         view: &dyn StateView,
         out: &mut Mutations,
     ) -> Result<Outcome, StateError> {
-        self.clock.observe(record.hlc);
+        self.clock.observe(group, record.hlc);
         match (record.kind, group.is_metastore()) {
             (RecordKind::Meta, true) => {
                 let applied = metastore::apply(&record.body, view, out)?;
@@ -101,8 +101,8 @@ impl Applier for RecordApplier {
         }
     }
 
-    fn restored(&self, _group: GroupId, greatest: Hlc) {
-        self.clock.observe(greatest);
+    fn restored(&self, group: GroupId, greatest: Hlc) {
+        self.clock.observe(group, greatest);
     }
 
     fn applied(&self, _group: GroupId, _last: Position, effects: Vec<Effect>) {

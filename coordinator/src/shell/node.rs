@@ -218,7 +218,7 @@ impl Parts {
         for node in &config.bootstrap.nodes {
             directory.set(node.id, node.rpc_addr.clone());
         }
-        let clock = Arc::new(Clock::default());
+        let clock = Arc::new(Clock::new(config.failover.max_clock_offset));
         let revisions = watch::Sender::new(Revision::default());
         let applier = Arc::new(RecordApplier::new(Arc::clone(&clock), revisions.clone()));
         let engine = Engine::open(
@@ -321,7 +321,7 @@ impl Parts {
             me: self.me.clone(),
             engine: Arc::clone(&self.engine),
             data: data.clone(),
-            clock: Arc::clone(&self.clock),
+            max_clock_offset: config.failover.max_clock_offset,
             store: self.store(),
             cluster: self.cluster.clone(),
             peers: Arc::clone(&self.peers),

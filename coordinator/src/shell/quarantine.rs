@@ -22,7 +22,7 @@ mod turns;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, NodeId, RegionName, TenantId};
@@ -32,13 +32,13 @@ use tokio::sync::{Mutex, Semaphore, watch};
 pub use counts::{Counts, Outcome};
 pub use handover::Giver;
 
-use super::clock::Clock;
 use super::cluster::Cluster;
 use super::data::DataService;
 use super::peers::Peers;
 use super::placements::Refusal;
 use crate::core::history::Standing;
 use crate::core::quarantine::{self as core, Entry, EntryId, Home, Resolution};
+use crate::core::record::Hlc;
 use crate::metastore::Metastore;
 use crate::raft::{Engine, Found, Page, Quarantine};
 
@@ -53,8 +53,8 @@ pub struct QuarantineParts {
     pub engine: Arc<Engine>,
     /// For homes and resolutions.
     pub data: DataService,
-    /// For resolutions' times.
-    pub clock: Arc<Clock>,
+    /// `failover.max_clock_offset`.
+    pub max_clock_offset: Duration,
     /// To say what is here.
     pub store: Arc<dyn Metastore>,
     /// For the groups' members.
@@ -249,7 +249,8 @@ impl QuarantineService {
             let text = format!("tenant `{tenant}` has no home now");
             return Err(Refusal::new(ErrorCode::UnknownTenant, text));
         };
-        let made = (parts.clock.now(), parts.me.1.clone());
+        // Who leads the group stamps it.
+        let made = (Hlc::default(), parts.me.1.clone());
         let record = core::resolution(entry, how, created, made);
         let outcome = Outcome::of(&parts.data.reconcile(&record, deadline).await?);
         tracing::debug!(id = %entry.id, %tenant, outcome = outcome.name(), "resolved a cut-off record");

@@ -231,7 +231,7 @@ mod tests {
         let counts = Counts::default();
         let totals = Totals {
             entries: [1, 2, 3],
-            waiting: [0, 5, 0, 0, 0, 0],
+            waiting: [0, 5, 0, 0, 0, 0, 0],
             bytes: 9,
         };
         counts.set_totals(totals);

@@ -15,7 +15,7 @@ use super::{Outcome, QuarantineService};
 use crate::core::custody::{self, Custody};
 use crate::core::history::Standing;
 use crate::core::quarantine::{
-    Acknowledged, Entry, EntryId, Home, Resolution, Step, Waiting, next_step, waits_for,
+    Acknowledged, Entry, EntryId, Home, Now, Resolution, Step, Waiting, next_step, waits_for,
 };
 use crate::raft::{Found, Quarantine};
 use crate::shell::clock;
@@ -237,7 +237,11 @@ impl QuarantineService {
         if !is_there.map_err(|error| Stop::Hindered(None, error.to_string()))? {
             return Ok(Change::Decided);
         }
-        match next_step(entry, standing, home, clock::unix_us() / 1000) {
+        let now = Now {
+            unix_ms: clock::unix_us() / 1000,
+            max_clock_offset: self.0.parts.max_clock_offset,
+        };
+        match next_step(entry, standing, home, now) {
             Step::Later => Err(Stop::Hindered(
                 asked,
                 "not known to be committed or not".into(),
