@@ -40,6 +40,8 @@ metrics! {
         "1 while the witness of a group led here runs free: its new records have one copy.";
     QUARANTINE_ENTRIES = "maia_quarantine_entries",
         "Records that this node's logs lost uncommitted and that are not yet resolved.";
+    QUARANTINE_WAITING = "maia_quarantine_waiting",
+        "Those of them that wait for the operator, by why.";
     QUARANTINE_BYTES = "maia_quarantine_bytes", "Bytes of those records.";
     QUARANTINE_FULL = "maia_quarantine_full",
         "1 while there are more of those records than there should be, all of which clients may count on: alert.";

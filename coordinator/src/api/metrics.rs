@@ -96,6 +96,11 @@ fn quarantine(text: &mut Text, api: &Api) {
         let label = format!("acknowledged=\"{}\"", acknowledged.name());
         text.sample(names::QUARANTINE_ENTRIES.name, &label, count);
     }
+    text.head(names::QUARANTINE_WAITING, "gauge");
+    for (why, count) in counts.waiting() {
+        let label = format!("why=\"{}\"", why.name());
+        text.sample(names::QUARANTINE_WAITING.name, &label, count);
+    }
     text.single(names::QUARANTINE_BYTES, "gauge", counts.bytes());
     let is_full = u8::from(counts.is_full());
     text.single(names::QUARANTINE_FULL, "gauge", is_full);

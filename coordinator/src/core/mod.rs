@@ -15,6 +15,7 @@ pub mod history;
 pub mod hlc;
 pub mod homecoming;
 pub mod idempotency;
+pub mod json;
 pub mod keyspace;
 pub mod lag;
 pub mod membership;
