@@ -216,13 +216,13 @@ pub const API_UNREAD_PATIENCE: Duration = Duration::from_secs(30);
 /// proposals of one group may be under way.
 pub const CATCH_UP_RECORDS: u64 = 4096;
 /// What a follower that catches up is sent for each record that clients write, while they wait for the
-/// node that sends: so it always gets nearer, and has made up an absence in half of the time in which
-/// it was missed. One that costs no more than the write itself: records in large messages cost a
-/// fraction of a write that comes alone.
-pub const CATCH_UP_PER_WRITE: u64 = 3;
+/// node that sends: so it always gets nearer, and has made up an absence in as long as it was. Records
+/// in large messages cost some two fifths of those that come as they are written: two cost less than one follower in
+/// step, three as much.
+pub const CATCH_UP_PER_WRITE: u64 = 2;
 /// What all followers together that catch up from one node are sent in a second beside that, however
-/// little is written: some 4,000 small records, a twentieth of a processor.
-pub const CATCH_UP_BYTES_PER_SECOND: u64 = 16 << 20;
+/// little is written: some 2,000 small records, a few hundredths of a processor.
+pub const CATCH_UP_BYTES_PER_SECOND: u64 = 8 << 20;
 /// What a record costs beside its bytes, in bytes: some 10 µs on each side, in which so many are
 /// encrypted, checked and written.
 pub const CATCH_UP_RECORD_BYTES: u64 = 4096;
