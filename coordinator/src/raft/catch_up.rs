@@ -38,24 +38,27 @@ pub(crate) struct Load {
 /// One of a number; takes itself off again.
 pub(crate) struct Counted<'a> {
     count: &'a AtomicU64,
-    /// Of what is notified when it ends.
+    /// Whose writes it is one of, if it is one.
     ended: Option<&'a Load>,
 }
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         if let Some(load) = self.ended {
+            // Before it is taken off: who finds no write must not find an old end.
             let now_us = u64::try_from(load.started.elapsed().as_micros());
             load.ended_us
                 .fetch_max(now_us.unwrap_or(u64::MAX), Ordering::Relaxed);
         }
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.count.fetch_sub(1, Ordering::Release);
     }
 }
 
-fn counted(count: &AtomicU64) -> Counted<'_> {
-    count.fetch_add(1, Ordering::Relaxed);
-    Counted { count, ended: None }
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicU64, ended: Option<&'a Load>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self { count, ended }
+    }
 }
 
 impl Load {
@@ -71,16 +74,12 @@ impl Load {
 
     /// A client waits for a write for as long as this is held.
     pub(crate) fn write(&self) -> Counted<'_> {
-        let ended = Some(self);
-        Counted {
-            ended,
-            ..counted(&self.writes)
-        }
+        Counted::new(&self.writes, Some(self))
     }
 
     fn quiet(&self, now: Duration) -> Option<Duration> {
+        let is_quiet = self.writes.load(Ordering::Acquire) == 0;
         let ended = Duration::from_micros(self.ended_us.load(Ordering::Relaxed));
-        let is_quiet = self.writes.load(Ordering::Relaxed) == 0;
         is_quiet.then(|| now.saturating_sub(ended))
     }
 }
@@ -126,7 +125,7 @@ impl CatchUp {
 
     /// A committed write waits for more copies for as long as this is held: nothing is held back.
     pub(crate) fn wanting(&self) -> Counted<'_> {
-        counted(&self.wanting)
+        Counted::new(&self.wanting, None)
     }
 
     /// Waits until the message may go to this follower.
@@ -140,7 +139,7 @@ impl CatchUp {
             return;
         };
         let first = first.log_id.index();
-        let _held = counted(&self.load.held);
+        let _held = Counted::new(&self.load.held, None);
         let began = Instant::now();
         while !self.facts(to, first).is_none_or(|f| pace.may_send(&f)) {
             tokio::time::sleep(CATCH_UP_LOOK).await;
@@ -205,4 +204,25 @@ pub(crate) fn weight_of(entry: &RaftEntry) -> u64 {
         EntryPayload::Normal(record) => record.body.len(),
         EntryPayload::Blank | EntryPayload::Membership(_) => 0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_quiet_from_the_last_write_on() {
+        let load = Load::new(Arc::default());
+        let (first, second) = (load.write(), load.write());
+        drop(first);
+        assert_eq!(load.quiet(load.started.elapsed()), None, "one waits");
+        let before = load.started.elapsed();
+        drop(second);
+        let after = load.started.elapsed();
+        let quiet = load.quiet(after + Duration::from_secs(1));
+        let quiet = quiet.expect("nobody waits");
+        let least = Duration::from_secs(1);
+        let most = least + after.saturating_sub(before) + Duration::from_millis(1);
+        assert!((least..=most).contains(&quiet), "{quiet:?}");
+    }
 }
