@@ -11,7 +11,7 @@
 //! The engine torture's own planted bugs are run by the Makefile's target, before these.
 //!
 //! `SHOW_SEEDS`, `SHOW_FAULT_MINUTES`, `SHOW_ROUNDS` and `SHOW_CATCH_UP_ENTRIES` make it smaller for a first
-//! look; such a run proves nothing.
+//! look, and `SHOW_ONLY` runs one part, by the names above; such a run proves nothing of the rest.
 
 mod appends;
 mod catch_up;
@@ -20,20 +20,34 @@ mod faults;
 mod puts;
 mod witness;
 
-use super::{Report, sized};
+use super::{Report, is_wanted, sized};
 use crate::cluster::binary;
 
 const SEEDS: usize = 10_000;
 
 /// Runs all of it.
 pub async fn run(report: &mut Report) {
-    simulation(report).await;
-    faults::run(report).await;
-    locality(report).await;
-    appends::run(report).await;
-    witness::run(report).await;
-    catch_up::run(report).await;
-    demo(report).await;
+    if is_wanted("simulation") {
+        simulation(report).await;
+    }
+    if is_wanted("faults") {
+        faults::run(report).await;
+    }
+    if is_wanted("locality") {
+        locality(report).await;
+    }
+    if is_wanted("appends") {
+        appends::run(report).await;
+    }
+    if is_wanted("witness") {
+        witness::run(report).await;
+    }
+    if is_wanted("catch_up") {
+        catch_up::run(report).await;
+    }
+    if is_wanted("demo") {
+        demo(report).await;
+    }
 }
 
 async fn simulation(report: &mut Report) {
