@@ -13,6 +13,7 @@
 //! let applied = engine.propose(group, record, deadline).await?;
 //! ```
 
+mod catch_up;
 mod codec;
 pub mod config;
 pub mod counters;

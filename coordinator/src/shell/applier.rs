@@ -67,7 +67,7 @@ impl Applier for RecordApplier {
         view: &dyn StateView,
         out: &mut Mutations,
     ) -> Result<Outcome, StateError> {
-        self.clock.observe(record.hlc);
+        self.clock.observe(group, record.hlc);
         match (record.kind, group.is_metastore()) {
             (RecordKind::Meta, true) => {
                 let applied = metastore::apply(&record.body, view, out)?;
@@ -102,7 +102,7 @@ impl Applier for RecordApplier {
     }
 
     fn restored(&self, group: GroupId, greatest: Hlc, _source: Source) {
-        self.clock.observe(greatest);
+        self.clock.observe(group, greatest);
         if group.is_metastore()
             && let Some(state) = self.state.get()
             && let Err(error) = self.refresh(state)
