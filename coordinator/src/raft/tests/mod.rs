@@ -3,6 +3,7 @@
 
 mod cluster;
 mod damage;
+mod digests;
 mod early;
 mod entries;
 mod faults;
