@@ -21,6 +21,7 @@ pub mod lag;
 pub mod membership;
 pub mod metastore;
 pub mod nodes;
+pub mod pace;
 pub mod placements;
 pub mod quarantine;
 pub mod record;

@@ -91,7 +91,7 @@ async fn gather(
         let mut ids = Vec::new();
         for entry in wanted {
             let of = |name: &str| print::text(&entry[name]);
-            let caution = caution(how.action, &entry).map(|text| format!("; {text}"));
+            let caution = caution(how.action, entry).map(|text| format!("; {text}"));
             let acknowledged = of("acknowledged") + &caution.unwrap_or_default();
             *plan
                 .entry((of("node"), of("tenant_id"), acknowledged))

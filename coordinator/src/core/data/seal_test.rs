@@ -118,8 +118,10 @@ fn what_comes_late_is_ignored() {
 
 #[test]
 fn a_seal_ends_with_its_tenant() {
-    let mut log = Log::default();
-    log.placement = 4;
+    let mut log = Log {
+        placement: 4,
+        ..Log::default()
+    };
     assert!(log.seal(5, 1));
     log.placement = 6;
     log.append(RecordKind::Purge, None, None);
