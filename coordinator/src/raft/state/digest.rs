@@ -29,8 +29,9 @@ use super::reader::StateSnapshot;
 
 /// Digests that may be waited for at once, over all groups: each holds a view, and so old rows on disk.
 const MAX_MEETINGS: usize = 8;
-/// How long apply waits for a view to be taken: far longer than that takes, far shorter than a lease.
-const VIEW_PATIENCE: Duration = Duration::from_millis(50);
+/// How long apply waits for a view to be taken: that takes a millisecond, but for busy processors. Heartbeats
+/// don't wait for it.
+const VIEW_PATIENCE: Duration = Duration::from_millis(250);
 
 /// The digest of a group's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
