@@ -47,6 +47,8 @@ metrics! {
     QUARANTINE_BYTES = "maia_quarantine_bytes", "Bytes of those records.";
     QUARANTINE_FULL = "maia_quarantine_full",
         "1 while there are more of those records than there should be, all of which clients may count on: alert.";
+    STATE_COMPARED = "maia_state_compared_total",
+        "Comparisons of a follower's state with its leader's, at one position, by this node as leader.";
     REPLICATION_CONFLICTS = "maia_replication_conflicts_total",
         "Quarantined records that were dealt with, by strategy and outcome.";
     REPLICATION_DEGRADED = "maia_replication_degraded_total",

@@ -126,6 +126,8 @@ fn certificates(text: &mut Text, api: &Api) {
 fn acknowledgements(text: &mut Text, api: &Api) {
     let degraded = api.parts.data.degraded();
     text.single(names::REPLICATION_DEGRADED, "counter", degraded);
+    let compared = api.parts.engine.compared();
+    text.single(names::STATE_COMPARED, "counter", compared);
     let early = api.parts.data.early();
     text.single(names::REPLICATION_EARLY, "counter", early);
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::NotWell;
 use super::api::{Api, Refused};
-use super::args::{Output, QuarantineVerb, Resolve};
+use super::args::{Output, QuarantineAction, QuarantineVerb, Resolve};
 use super::print;
 use super::session::Session;
 use super::tenant::confirm;
@@ -200,7 +200,9 @@ async fn resolve(session: &Session, id: &str, how: &Resolve) -> anyhow::Result<(
                 Some(entry) => {
                     let (tenant, node) = (print::text(&entry["tenant_id"]), &entry["node"]);
                     let text = format!("entry {id} of tenant {tenant} on node {node} is {plan}");
-                    print::complain(&format!("{entry:#}\n{text}"));
+                    let caution = caution(how.action, entry).map(|text| format!("; {text}"));
+                    let caution = caution.unwrap_or_default();
+                    print::complain(&format!("{entry:#}\n{text}{caution}"));
                 }
                 None => print::complain(&format!("entry {id}, which is damaged, is {plan}")),
             }
@@ -218,10 +220,47 @@ async fn resolve(session: &Session, id: &str, how: &Resolve) -> anyhow::Result<(
     Ok(())
 }
 
+/// What an operator should know before the entry is applied, by why it waits.
+fn caution(action: QuarantineAction, entry: &Value) -> Option<&'static str> {
+    if action == QuarantineAction::Drop {
+        return None;
+    }
+    match entry["waiting"].as_str()? {
+        "too-old" | "forgotten" => Some(
+            "CAUTION: it is so old that a retry of it may have taken effect, or its resource been deleted, and \
+             nobody remembers",
+        ),
+        "removed-node" => Some(
+            "CAUTION: only a node that had been removed says that there was such a write: look at it first",
+        ),
+        _ => None,
+    }
+}
+
 /// What came of the decision.
 async fn decide(api: &Api, id: &str, action: &str) -> anyhow::Result<Value> {
     let path = format!("/admin/replication/quarantine/{id}/resolve");
     let body = json!({ "action": action });
     let done = api.send(Method::POST, &path, &[], Some(&body)).await?;
     Ok(done.body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_applies_what_nobody_can_judge_is_cautioned() {
+        let cautioned = |action, waiting: Value| {
+            let entry = json!({ "waiting": waiting });
+            caution(action, &entry).is_some()
+        };
+        for waiting in ["too-old", "forgotten", "removed-node"] {
+            assert!(cautioned(QuarantineAction::Apply, json!(waiting)));
+            assert!(!cautioned(QuarantineAction::Drop, json!(waiting)));
+        }
+        for waiting in [json!("strategy-reject"), json!(null)] {
+            assert!(!cautioned(QuarantineAction::Apply, waiting));
+        }
+    }
 }

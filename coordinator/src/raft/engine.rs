@@ -47,6 +47,7 @@ use super::snapshot::SnapshotStore;
 use super::starts;
 use super::state::applier::Applier;
 use super::state::db::StateDb;
+use super::state::digest::Digests;
 use super::state::machine::GroupMachine;
 use super::state::reader::StateReader;
 use super::transport::Transport;
@@ -73,8 +74,7 @@ pub struct Engine {
     pub(super) tasks: Tasks,
     /// Groups start one at a time.
     starting: tokio::sync::Mutex<()>,
-    /// Digests of state are computed one at a time.
-    pub(super) digesting: Arc<tokio::sync::Mutex<()>>,
+    pub(super) digests: Arc<Digests>,
     /// So many readers of entries at once.
     pub(super) reading: Arc<Semaphore>,
     control: Handle,
@@ -141,7 +141,7 @@ impl Engine {
             events: LeaderEvents::new(),
             tasks: Tasks::new(),
             starting: tokio::sync::Mutex::default(),
-            digesting: Arc::default(),
+            digests: Arc::default(),
             reading: Arc::new(Semaphore::new(MAX_ENTRY_READS)),
             control: runtimes.control(),
             runtimes: Mutex::new(Some(runtimes)),
@@ -282,6 +282,7 @@ impl Engine {
         let log = self.log_of(group, instance, tail);
         let tail = log.tail.clone();
         machine.tail = Some(tail.clone());
+        machine.digests = Arc::clone(&self.digests);
         let (node, patience) = (self.config.node, self.config.election_max);
         let catch_up = CatchUp::new(&self.load, node, setup.witness, tail.clone(), patience);
         let failed = |reason: String| Stop {

@@ -245,8 +245,16 @@ impl wire::peer_server::Peer for PeerService {
         request: Request<wire::StateDigestRequest>,
     ) -> Result<Response<wire::StateDigestReply>, Status> {
         self.not_from_a_removed_node(&request)?;
-        let group = GroupId::new(request.into_inner().group);
-        let reply = match self.engine.digest(group).await {
+        let request = request.into_inner();
+        let group = GroupId::new(request.group);
+        let found = match request.at_index {
+            0 => self.engine.digest(group).await,
+            index => {
+                let until = deadline(request.reach_ms);
+                self.engine.digest_at(group, Index::new(index), until).await
+            }
+        };
+        let reply = match found {
             Ok(found) => wire::StateDigestReply {
                 digest: bytes::Bytes::copy_from_slice(&found.digest),
                 term: found.position.map_or(0, |position| position.term.get()),

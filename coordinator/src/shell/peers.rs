@@ -235,7 +235,8 @@ impl Peers {
         remote_read::served(reply).ok_or(PeerError::Unreachable)
     }
 
-    /// Asks for the digest of a group's state as applied by a node.
+    /// Asks for the digest of a group's state as applied by a node: as it is, or as of an index that is yet to
+    /// be applied there, for which the node waits so long.
     ///
     /// # Errors
     /// [`PeerError`].
@@ -243,10 +244,16 @@ impl Peers {
         &self,
         node: NodeId,
         group: GroupId,
+        at: Option<(Index, Duration)>,
         deadline: Instant,
     ) -> Result<StateDigest, PeerError> {
         let mut client = self.client(node)?;
-        let request = wire::StateDigestRequest { group: group.get() };
+        let (index, patience) = at.unwrap_or_default();
+        let request = wire::StateDigestRequest {
+            group: group.get(),
+            at_index: index.get(),
+            reach_ms: u32::try_from(patience.as_millis()).unwrap_or(u32::MAX),
+        };
         let reply = call(deadline, client.state_digest(request)).await?;
         refusal(reply.refusal)?;
         let digest =

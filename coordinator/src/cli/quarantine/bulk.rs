@@ -12,7 +12,7 @@ use super::super::args::{Output, QuarantineAction, Resolve};
 use super::super::print;
 use super::super::session::Session;
 use super::super::tenant::confirm;
-use super::{coordinators, decide, is_absent, list_of, missed};
+use super::{caution, coordinators, decide, is_absent, list_of, missed};
 
 /// Lines of the plan; of more rows only the number is said.
 const MAX_PLAN_ROWS: usize = 30;
@@ -91,8 +91,10 @@ async fn gather(
         let mut ids = Vec::new();
         for entry in wanted {
             let of = |name: &str| print::text(&entry[name]);
+            let caution = caution(how.action, entry).map(|text| format!("; {text}"));
+            let acknowledged = of("acknowledged") + &caution.unwrap_or_default();
             *plan
-                .entry((of("node"), of("tenant_id"), of("acknowledged")))
+                .entry((of("node"), of("tenant_id"), acknowledged))
                 .or_default() += 1;
             ids.push(of("id"));
         }

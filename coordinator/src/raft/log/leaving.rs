@@ -43,13 +43,10 @@ impl GroupLog {
                 break;
             };
             from = last.log_id.index() + 1;
-            for entry in &entries {
-                if let Some((position, row)) = self.row_of(entry, why)
-                    && !self.is_applied(position)?
-                {
-                    bytes += row.1.len();
-                    rows.push(row);
-                }
+            let found = entries.iter().filter_map(|entry| self.row_of(entry, why));
+            for row in self.unproven(found.collect(), Doubt::Stops).await? {
+                bytes += row.1.len();
+                rows.push(row);
             }
             if bytes >= MAX_BATCH_BYTES && from < end {
                 let full = std::mem::take(&mut rows);
@@ -73,14 +70,9 @@ impl GroupLog {
             let read = move || salvage::read_on(&db, group, from, MAX_BATCH_BYTES);
             let part = tokio::task::spawn_blocking(read).await;
             let part = part.map_err(io::Error::other)?;
-            // A state that can't tell has not proven it.
-            let is_applied = |at: Position| self.is_applied(at).unwrap_or(false);
             let found = part.entries.iter();
             let found = found.filter_map(|entry| self.row_of(entry, Why::Left));
-            let rows: Vec<QuarantineRow> = found
-                .filter(|(position, _)| !is_applied(*position))
-                .map(|(_, row)| row)
-                .collect();
+            let rows = self.unproven(found.collect(), Doubt::Keeps).await?;
             (next, lost, kept) = (part.next, lost + part.lost, kept + rows.len());
             self.durable(|done| Work::Quarantine { rows, done }).await?;
         }
@@ -108,11 +100,40 @@ impl GroupLog {
         Some((position, (key, kept.encode())))
     }
 
-    fn is_applied(&self, position: Position) -> io::Result<bool> {
-        let reader = StateReader::new(Arc::clone(&self.state.db));
-        let standing = reader.snapshot().standing(self.group, position);
-        Ok(standing.map_err(io::Error::other)? == Standing::Applied)
+    /// Those of them that the state does not prove to be committed. It is read off the runtime's threads, on
+    /// which other groups' heartbeats run.
+    async fn unproven(
+        &self,
+        rows: Vec<(Position, QuarantineRow)>,
+        doubt: Doubt,
+    ) -> io::Result<Vec<QuarantineRow>> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (group, reader) = (self.group, StateReader::new(Arc::clone(&self.state.db)));
+        let read = move || {
+            let (view, mut left) = (reader.snapshot(), Vec::new());
+            for (position, row) in rows {
+                match (view.standing(group, position), doubt) {
+                    (Ok(Standing::Applied), _) => {}
+                    (Err(error), Doubt::Stops) => return Err(io::Error::other(error)),
+                    (Ok(_) | Err(_), _) => left.push(row),
+                }
+            }
+            Ok(left)
+        };
+        let read = tokio::task::spawn_blocking(read).await;
+        read.map_err(io::Error::other)?
     }
+}
+
+/// What comes of a record of which the state can't tell whether it was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    /// Nothing is removed: the state may be read later.
+    Stops,
+    /// It is kept: the state is damaged, and has not proven it.
+    Keeps,
 }
 
 /// By the wall clock, for the operator: nothing is decided by it.

@@ -21,6 +21,7 @@ use super::super::types::{
 };
 use super::applier::{Applier, Mutations, Source};
 use super::db::StateDb;
+use super::digest::Digests;
 use super::reader::StateReader;
 use super::view::PendingView;
 use crate::core::history;
@@ -41,6 +42,8 @@ pub(crate) struct GroupMachine {
     disk: Arc<DiskGuard>,
     /// Where traces are counted, for retention; none: nowhere.
     pub(crate) tail: Option<SharedTail>,
+    /// Who waits for the state as of an index.
+    pub(crate) digests: Arc<Digests>,
     applied: Option<RaftLogId>,
     membership: RaftStoredMembership,
 }
@@ -78,6 +81,7 @@ impl GroupMachine {
             counters,
             disk,
             tail: None,
+            digests: Arc::default(),
             applied,
             membership,
         })
@@ -204,8 +208,13 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
         while let Some(entry) = entries.next().await {
             let entry = entry?;
             bytes += size_bytes(&entry.0);
+            let index = entry.0.log_id.index();
             batch.push(entry);
-            if batch.len() >= MAX_BATCH_ENTRIES || bytes >= MAX_BATCH_BYTES {
+            if self.digests.is_wanted(self.group, index) {
+                self.apply_batch(std::mem::take(&mut batch))?;
+                bytes = 0;
+                self.digests.reached(self.group, index).await;
+            } else if batch.len() >= MAX_BATCH_ENTRIES || bytes >= MAX_BATCH_BYTES {
                 self.apply_batch(std::mem::take(&mut batch))?;
                 bytes = 0;
                 tokio::task::yield_now().await;
