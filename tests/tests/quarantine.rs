@@ -172,6 +172,22 @@ async fn entries(cluster: &Cluster, i: usize) -> Vec<Value> {
     }
 }
 
+/// The node's log and its metrics tell of what waits for the operator.
+async fn says_so(cluster: &Cluster, i: usize, waiting: usize) {
+    let log = cluster.coordinator_log(i);
+    let lines = log.lines().filter(|l| l.contains("wait for the operator"));
+    let lines = lines.count();
+    assert!((1..=3).contains(&lines), "{lines} lines: one for each look");
+    let why = &["why=\"strategy-reject\""];
+    wait_until(SOON, "the metric says so, too", || async {
+        let waits = metrics(cluster, i)
+            .await
+            .sum("maia_quarantine_waiting", why);
+        waits.to_string() == waiting.to_string()
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_node_that_is_taken_out_hands_over_what_waits_for_the_operator() {
     let cluster = Cluster::start().await;
@@ -190,18 +206,7 @@ async fn a_node_that_is_taken_out_hands_over_what_waits_for_the_operator() {
         (!found.is_empty() && all_wait).then_some(found)
     })
     .await;
-    let log = cluster.coordinator_log(old);
-    let lines = log.lines().filter(|l| l.contains("wait for the operator"));
-    let lines = lines.count();
-    assert!((1..=3).contains(&lines), "{lines} lines: one for each look");
-    let why = &["why=\"strategy-reject\""];
-    wait_until(SOON, "the metric says so, too", || async {
-        let waits = metrics(&cluster, old)
-            .await
-            .sum("maia_quarantine_waiting", why);
-        waits.to_string() == waiting.len().to_string()
-    })
-    .await;
+    says_so(&cluster, old, waiting.len()).await;
     let plan = format!("/admin/nodes/{id}?dry_run=true");
     wait_until(SOON, "it has said so", || async {
         let request = cluster.api(others[0], Method::DELETE, &plan);
