@@ -4,10 +4,11 @@
 //! what it is told.
 //!
 //! ```text
-//!  every second: Peer::Clock at each node ─▶ offset ─┬─ near enough ─▶ may lead
+//!  every second: Peer::Clock at each node ─▶ offset ─┬─ near enough ─▶ may lead; records follow the wall clock
 //!                                                   └─ too far ─▶ no campaign; led: handed to a member near the others
 //! ```
-//! Nobody's clock is changed. A node that nobody answers keeps its right: it leads nobody either.
+//! Nobody's clock is changed. A node that nobody answers keeps its right: it leads nobody either. A jump of
+//! its own clock it follows only once others confirm it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use maia_common::ids::{GroupId, NodeId};
 
-use super::clock::unix_us;
+use super::clock::{Clock, Reading};
 use super::cluster::Cluster;
 use super::peers::Peers;
 use crate::core::hlc;
@@ -61,6 +62,8 @@ pub struct ClockWatch {
     pub peers: Arc<Peers>,
     /// What was heard.
     pub offsets: Offsets,
+    /// Stamps this node's records.
+    pub clock: Arc<Clock>,
     /// `failover.max_clock_offset`.
     pub bound: Duration,
 }
@@ -72,7 +75,9 @@ impl ClockWatch {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.ask().await;
+            let reading = Reading::take();
+            let heard = self.ask(reading).await;
+            self.follow(reading, &heard);
             let offsets = self.offsets.lately();
             for group in self.engine.group_ids() {
                 self.judge(group, &offsets).await;
@@ -80,18 +85,27 @@ impl ClockWatch {
         }
     }
 
-    async fn ask(&self) {
+    /// How far those who answered are from this look at the wall clock.
+    async fn ask(&self, reading: Reading) -> Vec<i64> {
         let cluster = self.cluster.state();
         let others = cluster.nodes.keys().filter(|node| **node != self.node);
         let asked = others.map(|node| async {
-            let (asked, own_ms) = (Instant::now(), unix_us() / 1000);
-            let answer = self.peers.clock(*node, asked + PATIENCE).await;
-            if let Ok(their_ms) = answer {
-                let offset = hlc::offset_ms(own_ms, asked.elapsed(), their_ms);
-                self.offsets.note(*node, offset);
-            }
+            let deadline = Instant::now() + PATIENCE;
+            let their_ms = self.peers.clock(*node, deadline).await.ok()?;
+            let offset = hlc::offset_ms(reading.wall_ms(), reading.elapsed(), their_ms);
+            self.offsets.note(*node, offset);
+            Some(offset)
         });
-        futures::future::join_all(asked).await;
+        let heard = futures::future::join_all(asked).await;
+        heard.into_iter().flatten().collect()
+    }
+
+    fn follow(&self, reading: Reading, heard: &[i64]) {
+        let members = self.cluster.state().nodes.len().max(1);
+        let step_ms = self.clock.step_ms(&reading);
+        if hlc::follows(step_ms, heard, members, self.bound) {
+            self.clock.trust(reading);
+        }
     }
 
     async fn judge(&self, group: GroupId, offsets: &BTreeMap<NodeId, i64>) {

@@ -403,6 +403,7 @@ impl Parts {
             cluster: self.cluster.clone(),
             peers: Arc::clone(&self.peers),
             offsets: self.offsets.clone(),
+            clock: Arc::clone(&self.clock),
             bound,
         };
         self.tasks.spawn_until_stop("clock watch", watch.run());

@@ -11,6 +11,7 @@ use serde_json::Value as Json;
 use super::Found;
 use super::load::{Key, Refusals, value_of};
 use super::stage::{Mode, Stage, Tenant};
+use super::strike::says_clock;
 use crate::history::{
     Clock, Event, Operation, Outcome, Value, Verdict, cross, effects_that_differ, lost_behind,
     told, wgl,
@@ -56,6 +57,7 @@ pub async fn verify(
         let what = format!("{} takes writes", tenant.name);
         within!(found, what, takes_writes(stage, tenant));
     }
+    within!(found, "every clock is found right", clocks_agree(stage));
     within!(found, "nothing waits in quarantine", resolved(stage));
     let groups: BTreeMap<String, &Tenant> = (stage.tenants.iter())
         .map(|tenant| (tenant.group.to_string(), tenant))
@@ -114,6 +116,16 @@ async fn takes_writes(stage: &Stage, tenant: &Tenant) -> Result<(), String> {
     } else {
         Err(answer.text())
     }
+}
+
+async fn clocks_agree(stage: &Stage) -> Result<(), String> {
+    for i in 0..stage.cluster.regions().len() {
+        let health = get(stage, i, "/v1/replication/health").await?;
+        if says_clock(&health) {
+            return Err(health.to_string());
+        }
+    }
+    Ok(())
 }
 
 /// What only waits for the operator stays: nobody was told that it is safe.

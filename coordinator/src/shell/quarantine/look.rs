@@ -17,7 +17,6 @@ use crate::core::quarantine::{
     Acknowledged, Entry, EntryId, Home, Resolution, Step, Waiting, next_step, waits_for,
 };
 use crate::raft::{Found, Quarantine};
-use crate::shell::clock;
 
 /// How long one resolution may take; it is tried again.
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(3);
@@ -224,7 +223,7 @@ impl QuarantineService {
         if !is_there.map_err(|error| Stop::Hindered(None, error.to_string()))? {
             return Ok(Change::Decided);
         }
-        match next_step(entry, standing, home, clock::unix_us() / 1000) {
+        match next_step(entry, standing, home, self.0.parts.clock.wall_ms()) {
             Step::Later => Err(Stop::Hindered(
                 asked,
                 "not known to be committed or not".into(),
