@@ -81,7 +81,12 @@ pub async fn verify(
         found
             .violations
             .extend(false_words.map(|text| format!("{} {}: {text}", tenant.name, key.id)));
-        judge(tenant, key, events, copies, found);
+        if let Some(mut text) = judge(tenant, key, events, copies, found) {
+            for refused in refusals.on.get(key).into_iter().flatten() {
+                text.push_str(&format!("\n    refused: {refused}"));
+            }
+            found.violations.push(text);
+        }
     }
     found.keys = histories.len();
     found.refusals = refusals.counts;
@@ -236,13 +241,14 @@ fn refused_and_there(events: &[Event], refusals: &Refusals) -> impl Iterator<Ite
     })
 }
 
+/// What is wrong with a history, with all of it.
 fn judge(
     tenant: &Tenant,
     key: &Key,
     events: &[Event],
     copies: &[Option<Value>],
     found: &mut Found,
-) {
+) -> Option<String> {
     let mut faults = Vec::new();
     let last = match events.last().map(|event| event.outcome) {
         Some(Outcome::Saw(value)) => value,
@@ -271,11 +277,10 @@ fn judge(
         faults.extend(effects_that_differ(events));
         faults.extend(order(events, found));
     }
-    if !faults.is_empty() {
+    (!faults.is_empty()).then(|| {
         let faults = faults.join("\n");
-        let text = format!("{} {}: {faults}\n{}", tenant.name, key.id, told(events));
-        found.violations.push(text);
-    }
+        format!("{} {}: {faults}\n{}", tenant.name, key.id, told(events))
+    })
 }
 
 fn order(events: &[Event], found: &mut Found) -> Option<String> {

@@ -10,7 +10,7 @@
 //! `SHOW_SEEDS`, `SHOW_FAULT_MINUTES`, `SHOW_ROUNDS` and `SHOW_CATCH_UP_ENTRIES` make it smaller for a first
 //! look; such a run proves nothing.
 
-mod appends;
+pub mod appends;
 mod catch_up;
 mod etcd;
 mod faults;
