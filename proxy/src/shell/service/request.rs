@@ -135,11 +135,13 @@ impl Ctx {
     }
 
     /// The answer that is true: of a write that may have been carried out, no problem of a later
-    /// try says that it was not.
+    /// try says that it was not; nor does a redirect send it to where nobody knows of this one, and a
+    /// refusal would say so.
     pub(super) fn truthful(&self, answer: Answer) -> Answer {
-        match answer {
-            Answer::Problem { .. } if self.is_unknown() => OUTCOME_UNKNOWN,
-            answer => answer,
+        if self.is_unknown() {
+            OUTCOME_UNKNOWN
+        } else {
+            answer
         }
     }
 
@@ -193,4 +195,32 @@ pub(super) async fn left(session: &mut Session) {
         std::future::pending::<()>().await;
     }
     let _closed = downstream.read_body_or_idle(true).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::decide::RedirectReason;
+
+    #[test]
+    fn a_write_that_was_sent_is_neither_refused_nor_sent_elsewhere() {
+        let redirect = || Answer::Redirect {
+            location: HeaderValue::from_static("http://elsewhere/"),
+            primary: None,
+            reason: RedirectReason::WriteToPrimary,
+        };
+        let refusal = || Answer::problem(ErrorCode::GroupLeaderless, "");
+        let mut ctx = Ctx::new(Instant::now());
+        assert_eq!(ctx.truthful(redirect()).status(), 307);
+        ctx.sends();
+        ctx.was_refused();
+        assert_eq!(ctx.truthful(redirect()).status(), 307, "it did nothing");
+        ctx.fate = Fate::Unknown;
+        let unknown = ErrorCode::OutcomeUnknown.as_str();
+        for answer in [redirect(), refusal()] {
+            assert_eq!(ctx.truthful(answer).reason(), unknown);
+        }
+        ctx.class = Class::Read;
+        assert_eq!(ctx.truthful(redirect()).status(), 307);
+    }
 }
