@@ -85,11 +85,11 @@ show-02: build
 	cargo bench --workspace --locked --profile release --bench decide
 	missed=0; $(BIN)/show 02 || missed=1; $(MAKE) peers-proxy || missed=1; exit $$missed
 
-## make show-03   the replicated log, as far as it is built: simulation, 30 minutes of faults (SHOW_FAULT_MINUTES), whose bytes are
-##                where, appends beside etcd, a follower that was away; fails on a miss
+## make show-03   the replicated log: torture and simulation with their planted bugs, 30 minutes of faults (SHOW_FAULT_MINUTES), whose bytes
+##                are where, appends beside etcd, a follower that was away, the demo (50 minutes); fails on a miss
 show-03: build
 	@scripts/setup.sh peers
-	$(BIN)/show 03
+	missed=0; cargo test $(FLAGS) --lib torture -- --nocapture --test-threads=1 || missed=1; $(BIN)/show 03 || missed=1; exit $$missed
 
 ## make soak      the long runs: 50 kills of a primary, a million tenants with 50 kills beside, 30,000 seeds of the simulation, 60 minutes of
 ##                faults and all else of show-03

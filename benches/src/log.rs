@@ -14,7 +14,7 @@ use maia_common::{GroupId, NodeId, Position, RegionName, Revision, TenantId};
 use maia_coordinator::core::data;
 use maia_coordinator::core::record::{Hlc, Outcome, Record, RecordFields, RecordKind};
 use maia_coordinator::raft::{
-    Applier, Effect, Engine, EngineConfig, Mutations, PeerDirectory, StateError, StateView,
+    Applier, Effect, Engine, EngineConfig, Mutations, PeerDirectory, Source, StateError, StateView,
 };
 use prost::Message;
 
@@ -67,11 +67,9 @@ impl Applier for Data {
         data::apply(group, position, record, view, out).map(Outcome)
     }
 
-    fn restored(&self, _group: GroupId, _greatest: Hlc) {}
+    fn restored(&self, _group: GroupId, _greatest: Hlc, _source: Source) {}
 
     fn applied(&self, _group: GroupId, _last: Position, _effects: Vec<Effect>) {}
-
-    fn installed(&self, _group: GroupId, _last: Position) {}
 }
 
 /// Of a node without others.

@@ -36,10 +36,14 @@ metrics! {
     LEADER_CHANGES = "maia_leader_changes_total", "Leader changes of a group.";
     REPLICATION_LAG_ENTRIES = "maia_replication_lag_entries",
         "Records that a follower of a group led here is behind.";
+    CATCH_UP_HELD_BACK_SECONDS = "maia_catch_up_held_back_seconds_total",
+        "How long records for followers that catch up were held back for client writes.";
     WITNESS_FREE = "maia_witness_free",
         "1 while the witness of a group led here runs free: its new records have one copy.";
     QUARANTINE_ENTRIES = "maia_quarantine_entries",
         "Records that this node's logs lost uncommitted and that are not yet resolved.";
+    QUARANTINE_WAITING = "maia_quarantine_waiting",
+        "Those of them that wait for the operator, by why.";
     QUARANTINE_BYTES = "maia_quarantine_bytes", "Bytes of those records.";
     QUARANTINE_FULL = "maia_quarantine_full",
         "1 while there are more of those records than there should be, all of which clients may count on: alert.";

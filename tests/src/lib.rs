@@ -31,3 +31,15 @@ pub use cluster::{Cluster, Options};
 pub use events::Events;
 pub use extra::Extra;
 pub use wait::{wait_until, wait_value};
+
+/// The folder of this crate in the checkout that is tested. Asked when the test runs: what was compiled may
+/// have been so for another checkout that shares its target folder.
+///
+/// # Panics
+/// Outside `cargo test` and `cargo nextest`.
+#[must_use]
+pub fn folder() -> std::path::PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR")
+        .expect("cargo names it")
+        .into()
+}

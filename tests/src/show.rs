@@ -47,6 +47,11 @@ impl Report {
     }
 }
 
+/// Whether this part is to be run: `SHOW_ONLY` names the only one, for a first look.
+fn is_wanted(part: &str) -> bool {
+    std::env::var("SHOW_ONLY").map_or(true, |only| only == part)
+}
+
 /// A number from the environment, for a smaller run.
 fn sized(variable: &str, default: usize) -> usize {
     std::env::var(variable)

@@ -1,7 +1,7 @@
 //! The example origin (tests/origin/origin.py) keeps a store of its own by the stream, whatever is
 //! killed, and starts anew when the log no longer has what it lacks.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 const TYPES: [&str; 2] = ["notes", "docs"];
 
 fn python() -> Command {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("origin/origin.py");
+    let script = maia_tests::folder().join("origin/origin.py");
     let mut command = Command::new("python3");
     command.arg(script).stdin(Stdio::null());
     command

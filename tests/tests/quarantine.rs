@@ -172,6 +172,22 @@ async fn entries(cluster: &Cluster, i: usize) -> Vec<Value> {
     }
 }
 
+/// The node's log and its metrics tell of what waits for the operator.
+async fn says_so(cluster: &Cluster, i: usize, waiting: usize) {
+    let log = cluster.coordinator_log(i);
+    let lines = log.lines().filter(|l| l.contains("wait for the operator"));
+    let lines = lines.count();
+    assert!((1..=3).contains(&lines), "{lines} lines: one for each look");
+    let why = &["why=\"strategy-reject\""];
+    wait_until(SOON, "the metric says so, too", || async {
+        let waits = metrics(cluster, i)
+            .await
+            .sum("maia_quarantine_waiting", why);
+        waits.to_string() == waiting.to_string()
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_node_that_is_taken_out_hands_over_what_waits_for_the_operator() {
     let cluster = Cluster::start().await;
@@ -190,6 +206,7 @@ async fn a_node_that_is_taken_out_hands_over_what_waits_for_the_operator() {
         (!found.is_empty() && all_wait).then_some(found)
     })
     .await;
+    says_so(&cluster, old, waiting.len()).await;
     let plan = format!("/admin/nodes/{id}?dry_run=true");
     wait_until(SOON, "it has said so", || async {
         let request = cluster.api(others[0], Method::DELETE, &plan);
@@ -271,4 +288,46 @@ async fn decide_all(cluster: &Cluster, left: usize) {
         let expected = if left == 0 { json!({}) } else { outcomes };
         assert_eq!(done["outcomes"], expected, "{arguments:?}");
     }
+}
+
+/// A node is taken out while it is down, by somebody who goes on without what it has. Its disk comes back.
+#[tokio::test]
+async fn what_a_removed_node_still_has_is_taken_from_it_and_waits() {
+    let cluster = Cluster::start().await;
+    let group = place_async(&cluster, "last-write-wins").await;
+    let (old, _) = cut_off(&cluster, &group, 1).await;
+    let id = cluster.region(old).coordinator_id.to_string();
+    let remove = ["node", "remove", &id, "--yes", "--wait"];
+    cluster
+        .run(&[&remove[..], &["--accept-quarantine-loss"]].concat())
+        .await;
+    cluster
+        .run(&["cluster", "restart", "--no-wait", "--node", &id])
+        .await;
+    wait_until(SOON, "it has left its groups", || async {
+        let log = cluster.coordinator_log(old);
+        log.contains("this node has left all groups")
+    })
+    .await;
+    wait_until(SOON, "it has handed over all it had", || async {
+        let path = "/admin/replication/quarantine?limit=1";
+        let asked = cluster.api(old, Method::GET, path);
+        let answer = cluster.client.try_send(&asked).await;
+        answer.is_ok_and(|a| a.json()["entries"] == json!([]))
+    })
+    .await;
+    let mut kept = Vec::new();
+    for other in (0..3).filter(|i| *i != old) {
+        kept.extend(entries(&cluster, other).await);
+    }
+    assert!(!kept.is_empty(), "it had what nobody else has");
+    for entry in &kept {
+        assert_eq!(entry["waiting"], "removed-node", "{entry}");
+    }
+    let first = kept[0]["id"].as_str().expect("an id");
+    let applied = cluster
+        .maiactl(&["quarantine", "resolve", first, "apply", "--yes"])
+        .await;
+    let said = String::from_utf8_lossy(&applied.stdout).into_owned();
+    assert!(said.contains("won"), "the operator decides: {said}");
 }

@@ -71,8 +71,8 @@ impl Source {
 }
 
 fn workspace() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent()
+    maia_tests::folder()
+        .parent()
         .expect("the crate is in the workspace")
         .to_path_buf()
 }

@@ -69,6 +69,8 @@ fn wal(text: &mut Text, stats: &LogStats) {
     let (bounds, sum_us) = (&FSYNC_BUCKETS_US[..], stats.fsync_sum_us);
     let metric = names::WAL_FSYNC_SECONDS;
     text.histogram(metric, bounds, &stats.fsync_buckets, stats.fsyncs, sum_us);
+    let held_back_s = stats.held_back_us as f64 / 1e6;
+    text.single(names::CATCH_UP_HELD_BACK_SECONDS, "counter", held_back_s);
 }
 
 fn feed(text: &mut Text, hub: &Hub) {
@@ -95,6 +97,11 @@ fn quarantine(text: &mut Text, api: &Api) {
     for (acknowledged, count) in counts.entries() {
         let label = format!("acknowledged=\"{}\"", acknowledged.name());
         text.sample(names::QUARANTINE_ENTRIES.name, &label, count);
+    }
+    text.head(names::QUARANTINE_WAITING, "gauge");
+    for (why, count) in counts.waiting() {
+        let label = format!("why=\"{}\"", why.name());
+        text.sample(names::QUARANTINE_WAITING.name, &label, count);
     }
     text.single(names::QUARANTINE_BYTES, "gauge", counts.bytes());
     let is_full = u8::from(counts.is_full());

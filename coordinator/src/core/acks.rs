@@ -190,6 +190,8 @@ pub struct EarlyFacts {
     pub is_tenant_open: bool,
     /// Whether a control record of the tenant precedes the record and is not applied.
     pub has_control_ahead: bool,
+    /// Whether this node's quarantine has room: what was answered would go there if it were cut off.
+    pub has_room_aside: bool,
 }
 
 /// Whether a record may be answered when it is flushed in the leader's log, before it is committed:
@@ -204,6 +206,7 @@ pub fn may_answer_early(record: &Record, facts: EarlyFacts) -> bool {
         && facts.has_applied_term_start
         && facts.is_tenant_open
         && !facts.has_control_ahead
+        && facts.has_room_aside
         && may_be_early(record)
 }
 

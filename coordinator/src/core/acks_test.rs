@@ -174,6 +174,7 @@ fn good() -> EarlyFacts {
         has_applied_term_start: true,
         is_tenant_open: true,
         has_control_ahead: false,
+        has_room_aside: true,
     }
 }
 
@@ -181,7 +182,7 @@ fn good() -> EarlyFacts {
 fn an_early_answer_needs_every_condition() {
     let plain = record(vec![put(None)], SyncMode::Async, false);
     assert!(may_answer_early(&plain, good()));
-    let spoilt: [fn(&mut EarlyFacts); 7] = [
+    let spoilt: [fn(&mut EarlyFacts); 8] = [
         |f| f.quorum_ack_age = None,
         |f| f.quorum_ack_age = Some(Duration::from_millis(240)),
         |f| f.lease = Duration::from_millis(298),
@@ -189,6 +190,7 @@ fn an_early_answer_needs_every_condition() {
         |f| f.has_applied_term_start = false,
         |f| f.is_tenant_open = false,
         |f| f.has_control_ahead = true,
+        |f| f.has_room_aside = false,
     ];
     for spoil in spoilt {
         let mut facts = good();

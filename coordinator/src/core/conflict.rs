@@ -19,8 +19,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use maia_common::limits;
-use serde_json::{Map, Value};
 
+use super::json::Json;
 use super::record::{Hlc, Record};
 
 /// What a field's stamp takes beside its names, at most: its clock, and the lengths and tags.
@@ -95,9 +95,9 @@ pub enum Fate {
 }
 
 /// A whole JSON object, or nothing where it is none, or has more fields than are kept apart.
-fn object_of(data: &[u8]) -> Option<Map<String, Value>> {
-    match serde_json::from_slice(data) {
-        Ok(Value::Object(fields)) if fields.len() <= limits::MAX_MERGED_FIELDS => Some(fields),
+fn object_of(data: &[u8]) -> Option<BTreeMap<String, Json>> {
+    match Json::parse(data) {
+        Some(Json::Object(fields)) if fields.len() <= limits::MAX_MERGED_FIELDS => Some(fields),
         _ => None,
     }
 }
@@ -121,10 +121,20 @@ impl Register {
     /// The newest stamp in it.
     #[must_use]
     pub fn newest(&self) -> Option<&Stamp> {
+        self.stamps().max()
+    }
+
+    /// The oldest stamp in it: the resource has been there since.
+    #[must_use]
+    pub fn oldest(&self) -> Option<&Stamp> {
+        self.stamps().min()
+    }
+
+    fn stamps(&self) -> impl Iterator<Item = &Stamp> {
         let whole = self.whole.iter().map(|(stamp, _)| stamp);
         let object = self.object.iter().map(|(stamp, _)| stamp);
         let fields = self.fields.values().map(|(stamp, _)| stamp);
-        whole.chain(object).chain(fields).max()
+        whole.chain(object).chain(fields)
     }
 
     /// After a write that knew this state, field by field: what it left as it was keeps its stamp, so
@@ -194,7 +204,7 @@ impl Register {
         let Some((_, content_type)) = &self.object else {
             return self.whole.as_ref()?.1.clone();
         };
-        let fields = Value::Object(self.as_object().unwrap_or_default());
+        let fields = Json::Object(self.as_object().unwrap_or_default());
         Some(Content {
             data: fields.to_string().into(),
             content_type: content_type.clone(),
@@ -202,7 +212,7 @@ impl Register {
     }
 
     /// The fields that a reader sees, if it is an object.
-    fn as_object(&self) -> Option<Map<String, Value>> {
+    fn as_object(&self) -> Option<BTreeMap<String, Json>> {
         let below = self
             .whole
             .as_ref()
@@ -213,9 +223,12 @@ impl Register {
         }
         let mut seen = below.unwrap_or_default();
         for (name, (_, value)) in &self.fields {
-            match value.as_deref().map(serde_json::from_str) {
-                Some(Ok(value)) => drop(seen.insert(name.clone(), value)),
-                _ => drop(seen.remove(name)),
+            match value
+                .as_deref()
+                .and_then(|text| Json::parse(text.as_bytes()))
+            {
+                Some(value) => drop(seen.insert(name.clone(), value)),
+                None => drop(seen.remove(name)),
             }
         }
         Some(seen)

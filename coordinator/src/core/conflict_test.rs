@@ -1,7 +1,7 @@
 //! Joins of random writes: the order of arrival never matters.
 
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::*;
 

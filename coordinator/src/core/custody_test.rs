@@ -6,10 +6,8 @@ use maia_common::position::Term;
 use maia_common::topology::Leader;
 
 use super::super::collection;
-use super::super::metastore::apply;
 use super::*;
 use crate::metastore::memory::MemoryState;
-use crate::raft::Mutations;
 
 const G: GroupId = GroupId::new(3);
 
@@ -120,10 +118,7 @@ fn a_group_is_held_by_whoever_has_something_of_it() {
 fn a_closing_and_a_word_of_something_new_never_slip_past_each_other() {
     let mut store = MemoryState::default();
     let mut run = |transaction: &Transaction| {
-        let mut out = Mutations::default();
-        let applied = apply(&transaction.encode(), &store, &mut out).unwrap();
-        store.write(out);
-        let outcome = applied.outcome;
+        let outcome = store.run(transaction).unwrap().outcome;
         outcome.succeeded.then(|| Revision::new(outcome.revision))
     };
     let state = cluster(&[]);
@@ -149,10 +144,7 @@ fn a_closing_and_a_word_of_something_new_never_slip_past_each_other() {
 fn a_farewell_is_of_the_record_that_was_seen() {
     let mut store = MemoryState::default();
     let mut run = |transaction: &Transaction| {
-        let mut out = Mutations::default();
-        let applied = apply(&transaction.encode(), &store, &mut out).unwrap();
-        store.write(out);
-        let outcome = applied.outcome;
+        let outcome = store.run(transaction).unwrap().outcome;
         outcome.succeeded.then(|| Revision::new(outcome.revision))
     };
     let node = node(3, NodeState::Removing);

@@ -8,10 +8,10 @@
 //! | `data` | tenant NUL type NUL id | a framed `Resource` |
 //! | `dedup` | tenant NUL `k` key | a framed `Dedup` |
 //! | `dedup` | tenant NUL `p` index u64 BE | the key that was registered there |
-//! | `marks` | `d` tenant | how many keys the tenant has registered, u64 BE |
+//! | `marks` | `d` tenant | how many keys the tenant has registered, and the lowest index of one, u64 BE each |
 //! | `dedup` | tenant NUL `t` type NUL id | a framed `Tombstone` |
 //! | `dedup` | tenant NUL `o` index u64 BE type NUL id | nothing: tombstones in the order of their records |
-//! | `marks` | `b` tenant | how many tombstones the tenant has, u64 BE |
+//! | `marks` | `b` tenant | how many tombstones the tenant has, and the lowest index of one, u64 BE each |
 //! | `marks` | `f` tenant | the newest stamp of a tombstone that was forgotten: a framed `Stamp` |
 //! | `marks` | `m` tenant | a framed `TenantMark`: whether the tenant is sealed here |
 //! | `marks` | `s` tenant | the revision that ended the tenant's placement here, u64 BE |
@@ -23,7 +23,7 @@
 mod apply;
 mod etag;
 mod keys;
-mod patch;
+mod order;
 mod purge;
 mod reconcile;
 mod seal;

@@ -257,6 +257,34 @@ fn keys_past_their_lifetime_go_when_new_ones_come() {
 }
 
 #[test]
+fn keys_past_their_lifetime_go_also_when_no_new_ones_come() {
+    let mut log = Log::new();
+    for n in 0..3 {
+        log.write_with(vec![put("a", "1")], Some((&format!("old{n}"), 1)), 1);
+    }
+    let rows = |log: &Log| {
+        let rows = log.state.rows();
+        rows.keys().filter(|(cf, _)| *cf == StateCf::Dedup).count()
+    };
+    let day_ms = 24 * 3_600_000;
+    for _ in 0..16 {
+        log.write_with(vec![put("a", "1")], None, day_ms - 1);
+    }
+    assert_eq!(rows(&log), 6, "not before");
+    for _ in 0..16 {
+        log.write_with(vec![put("a", "1")], None, day_ms + 2);
+    }
+    assert_eq!(rows(&log), 0);
+    // And what is there after the gap is found again.
+    log.write_with(vec![put("a", "1")], Some(("new", 1)), day_ms + 3);
+    assert_eq!(rows(&log), 2);
+    for _ in 0..16 {
+        log.write_with(vec![put("a", "1")], None, 3 * day_ms);
+    }
+    assert_eq!(rows(&log), 0);
+}
+
+#[test]
 fn a_purge_leaves_nothing_and_lets_nothing_older_in() {
     let mut log = Log::new();
     for n in 0..1500 {

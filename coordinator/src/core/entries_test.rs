@@ -11,33 +11,14 @@ use serde_json::{Value, json};
 use super::{Untold, content, depth, shown};
 use crate::core::data;
 use crate::core::record::{Hlc, Record, RecordFields, RecordKind};
-use crate::raft::{Mutations, Rows, StateCf, StateError, StateView};
+use crate::metastore::memory::MemoryState;
+use crate::raft::Mutations;
 
 const G: GroupId = GroupId::new(3);
 
-/// A state in memory.
+/// What the records so far made.
 #[derive(Default)]
-struct State(std::collections::BTreeMap<(StateCf, Vec<u8>), Vec<u8>>);
-
-impl StateView for State {
-    fn get(&self, cf: StateCf, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        Ok(self.0.get(&(cf, key.to_vec())).cloned())
-    }
-
-    fn scan(
-        &self,
-        cf: StateCf,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Rows, StateError> {
-        let rows = self.0.iter().filter(|((c, key), _)| {
-            *c == cf && key.starts_with(prefix) && after.is_none_or(|after| key.as_slice() > after)
-        });
-        let rows = rows.map(|((_, key), value)| (key.clone(), value.clone()));
-        Ok(rows.take(limit).collect())
-    }
-}
+struct State(MemoryState);
 
 fn operation(id: &str, what: What) -> wire::DataOperation {
     wire::DataOperation {
@@ -76,15 +57,10 @@ impl State {
     fn applied(&mut self, index: u64, record: &Record) -> Option<Value> {
         let at = Position::new(Term::new(2), Index::new(index));
         let mut out = Mutations::default();
-        data::apply(G, at, record, self, &mut out).unwrap();
+        data::apply(G, at, record, &self.0, &mut out).unwrap();
         let trace = data::trace(record, &out).map(|bytes| data::decode_trace(bytes).unwrap());
         let shown = shown(G, at, record, trace.as_ref()).unwrap();
-        for (cf, key, value) in out.into_writes() {
-            match value {
-                Some(value) => self.0.insert((cf, key), value),
-                None => self.0.remove(&(cf, key)),
-            };
-        }
+        self.0.write(out);
         shown.map(|json| serde_json::from_str(&json).unwrap())
     }
 }

@@ -10,7 +10,9 @@
 //! A node whose wall clock is off by more than `max_clock_offset` may not lead: its readings would
 //! win every conflict, or none. `shell/clock_watch` measures, and sees to it. That takes a second or two
 //! from the moment a clock is set: until others have confirmed where it stands now, readings go on from
-//! where it stood before ([`follows`]), so that no record is stamped by a clock that has just jumped.
+//! where it stood before ([`follows`]), so that no record is stamped by a clock that has just jumped. What a clock
+//! stamped that was wrong from the start stands in its groups' logs, and whoever leads them goes on above it; but no
+//! other group's readings follow it there: a node's clock does not take up what [`is_ahead`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,6 +33,14 @@ pub fn tick(last: Hlc, wall_ms: u64) -> Hlc {
 #[must_use]
 pub fn observe(last: Hlc, seen: Hlc) -> Hlc {
     last.max(seen)
+}
+
+/// Whether a reading is ahead of the wall clock by more than clocks of one cluster may be apart. No node
+/// whose clock is well has made it.
+#[must_use]
+pub fn is_ahead(reading: Hlc, wall_ms: u64, max_clock_offset: Duration) -> bool {
+    let ahead_ms = reading.physical_ms().saturating_sub(wall_ms);
+    u128::from(ahead_ms) > max_clock_offset.as_millis()
 }
 
 /// Whether a leader may stamp records: once it has applied the first record of its term.
@@ -146,6 +156,15 @@ mod tests {
                 expected,
                 "{step} {heard:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_reading_may_be_ahead_by_the_bound_and_no_more() {
+        let bound = Duration::from_millis(500);
+        for (reading_ms, expected) in [(0, false), (1500, false), (1501, true), (1 << 47, true)] {
+            let reading = Hlc::new(reading_ms, 7);
+            assert_eq!(is_ahead(reading, 1000, bound), expected, "{reading_ms}");
         }
     }
 

@@ -3,10 +3,8 @@
 use maia_common::placement::{GroupKey, Member, MemberRole, Mode};
 use maia_common::topology::{Region, RegionState};
 
-use super::super::metastore::apply;
 use super::*;
 use crate::metastore::memory::MemoryState;
-use crate::raft::Mutations;
 
 fn region(name: &str) -> RegionName {
     RegionName::new(name).unwrap()
@@ -154,12 +152,7 @@ fn a_removal_that_costs_a_majority_or_the_only_copy_is_refused() {
 fn a_group_that_is_made_meanwhile_makes_the_removal_plan_anew() {
     let state = cluster(&[]);
     let mut store = MemoryState::default();
-    let mut run = |transaction: &Transaction| {
-        let mut out = Mutations::default();
-        let applied = apply(&transaction.encode(), &store, &mut out).unwrap();
-        store.write(out);
-        applied.outcome
-    };
+    let mut run = |transaction: &Transaction| store.run(transaction).unwrap().outcome;
     let registered = Transaction::new("n", 1).put_json(keyspace::node(NodeId::new(3)), &node(3));
     let at = Revision::new(run(&registered).revision);
     let all = ids(&[1, 2, 3]);
@@ -203,12 +196,7 @@ fn only_copies_are_given_up_when_that_is_accepted() {
     let go_on: Vec<GroupId> = plan.groups.iter().map(|loss| loss.group).collect();
     assert_eq!(go_on, [GroupId::new(8)]);
     let mut store = MemoryState::default();
-    let mut run = |transaction: &Transaction| {
-        let mut out = Mutations::default();
-        let applied = apply(&transaction.encode(), &store, &mut out).unwrap();
-        store.write(out);
-        applied.outcome
-    };
+    let mut run = |transaction: &Transaction| store.run(transaction).unwrap().outcome;
     let mut made = Transaction::new("m", 1).put_json(keyspace::node(NodeId::new(2)), &node(2));
     for group in state.groups.values() {
         made = made.put_json(keyspace::group(group.id), group);

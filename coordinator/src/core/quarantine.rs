@@ -16,6 +16,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use maia_common::error_code::ErrorCode;
@@ -29,6 +30,7 @@ use prost::Message;
 use super::acks::may_be_early;
 use super::frame::{self, FrameError};
 use super::history::Standing;
+use super::hlc;
 use super::record::{Hlc, Idempotency, Record, RecordError, RecordFields, RecordKind};
 
 /// The version of the persisted form.
@@ -159,7 +161,25 @@ numbered! {
         Refused = 4, "refused";
         /// Whether its resource was deleted since is not remembered any more.
         Forgotten = 5, "forgotten";
+        /// By this node's clock it is of a time that has not come: it would win over all that is written until
+        /// then.
+        Ahead = 7, "ahead-of-clock";
+        /// A node handed it over that had been removed: its word makes nothing happen by itself.
+        RemovedNode = 6, "removed-node";
     }
+}
+
+impl Waiting {
+    /// All of them, for metrics.
+    pub const ALL: [Self; 7] = [
+        Self::NotAcknowledged,
+        Self::Rejected,
+        Self::TooOld,
+        Self::Refused,
+        Self::Forgotten,
+        Self::Ahead,
+        Self::RemovedNode,
+    ];
 }
 
 /// A record in quarantine.
@@ -194,6 +214,20 @@ pub enum EntryError {
 }
 
 impl Entry {
+    /// As it is kept when a node hands it over that was removed from the cluster: the operator decides,
+    /// whatever that node says of it.
+    #[must_use]
+    pub fn of_a_removed_node(self) -> Self {
+        let waiting = match self.acknowledged {
+            Acknowledged::No => Waiting::NotAcknowledged,
+            Acknowledged::Perhaps | Acknowledged::Yes => Waiting::RemovedNode,
+        };
+        Self {
+            waiting: Some(waiting),
+            ..self
+        }
+    }
+
     /// The persisted form.
     #[must_use]
     pub fn encode(&self) -> Bytes {
@@ -332,10 +366,20 @@ pub enum Step {
     Later,
 }
 
+/// What a node's clock says.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// Milliseconds since 1970.
+    pub unix_ms: u64,
+    /// How far clocks may be apart.
+    pub max_clock_offset: Duration,
+}
+
 /// Decides by what is known now. `standing` is of the entry's position in its group's history as far
 /// as a member has it; none where there is no such group any more: then apply looks.
 #[must_use]
-pub fn next_step(entry: &Entry, standing: Option<Standing>, home: Home, now_ms: u64) -> Step {
+pub fn next_step(entry: &Entry, standing: Option<Standing>, home: Home, now: Now) -> Step {
+    let now_ms = now.unix_ms;
     if standing == Some(Standing::Applied) {
         return Step::DropCommitted;
     }
@@ -348,7 +392,7 @@ pub fn next_step(entry: &Entry, standing: Option<Standing>, home: Home, now_ms: 
     match entry.waiting {
         Some(Waiting::NotAcknowledged) => return not_acknowledged(entry, now_ms),
         // By the clock, which may have been wrong: looked at anew.
-        Some(Waiting::TooOld) | None => {}
+        Some(Waiting::TooOld | Waiting::Ahead) | None => {}
         Some(waiting) => return Step::Wait(waiting),
     }
     if standing == Some(Standing::NotYet) {
@@ -364,6 +408,9 @@ pub fn next_step(entry: &Entry, standing: Option<Standing>, home: Home, now_ms: 
     };
     if is_too_old(entry, now_ms) {
         return Step::Wait(Waiting::TooOld);
+    }
+    if hlc::is_ahead(entry.record.hlc, now_ms, now.max_clock_offset) {
+        return Step::Wait(Waiting::Ahead);
     }
     Step::Resolve(resolution)
 }

@@ -55,7 +55,7 @@ proptest! {
     #[test]
     fn entries_come_back(
         (group, term, index) in any::<(u64, u64, u64)>(), at_unix_ms in any::<u64>(),
-        acknowledged in 1..4u32, why in 1..4u32, waiting in 0..5u32
+        acknowledged in 1..4u32, why in 1..4u32, waiting in 0..8u32
     ) {
         let entry = Entry {
             id: EntryId::new(group, term, index),
@@ -141,16 +141,38 @@ fn a_committed_entry_is_dropped_whatever_else_is_so() {
             Home::Deleted,
             placed(ConflictStrategy::Reject),
         ] {
-            let step = next_step(&entry, Some(Standing::Applied), home, 1000);
+            let step = next_step(&entry, Some(Standing::Applied), home, at(1000));
             assert_eq!(step, Step::DropCommitted);
         }
     }
 }
 
+fn at(unix_ms: u64) -> Now {
+    Now {
+        unix_ms,
+        max_clock_offset: Duration::from_millis(500),
+    }
+}
+
+#[test]
+fn what_is_of_a_time_to_come_waits_for_it() {
+    let mut entry = entry();
+    let made_ms = 1_000_000;
+    let mut fields = (*entry.record).clone();
+    fields.hlc = Hlc::new(made_ms, 0);
+    entry.record = Record::new(fields);
+    let step = |entry: &Entry, now_ms| next_step(entry, DIVERGED, placed(LWW), at(now_ms));
+    let resolve = Step::Resolve(Resolution::LastWriteWins);
+    assert_eq!(step(&entry, made_ms - 501), Step::Wait(Waiting::Ahead));
+    assert_eq!(step(&entry, made_ms - 500), resolve);
+    entry.waiting = Some(Waiting::Ahead);
+    assert_eq!(step(&entry, made_ms), resolve, "its time has come");
+}
+
 #[test]
 fn the_acknowledged_are_resolved_by_the_strategy() {
     let entry = entry();
-    let step = |strategy| next_step(&entry, DIVERGED, placed(strategy), 1000);
+    let step = |strategy| next_step(&entry, DIVERGED, placed(strategy), at(1000));
     assert_eq!(step(LWW), Step::Resolve(Resolution::LastWriteWins));
     assert_eq!(
         step(ConflictStrategy::Merge),
@@ -160,7 +182,7 @@ fn the_acknowledged_are_resolved_by_the_strategy() {
         step(ConflictStrategy::Reject),
         Step::Wait(Waiting::Rejected)
     );
-    let left = next_step(&entry, None, placed(LWW), 1000);
+    let left = next_step(&entry, None, placed(LWW), at(1000));
     assert_eq!(
         left,
         Step::Resolve(Resolution::LastWriteWins),
@@ -172,10 +194,10 @@ fn the_acknowledged_are_resolved_by_the_strategy() {
 fn the_others_wait() {
     let mut entry = entry();
     let too_late = 1000 + u64::try_from(limits::TOMBSTONE_LIFETIME.as_millis()).unwrap();
-    let late = next_step(&entry, DIVERGED, placed(LWW), too_late);
+    let late = next_step(&entry, DIVERGED, placed(LWW), at(too_late));
     assert_eq!(late, Step::Wait(Waiting::TooOld));
     entry.waiting = Some(Waiting::TooOld);
-    let set_right = next_step(&entry, DIVERGED, placed(LWW), 1000);
+    let set_right = next_step(&entry, DIVERGED, placed(LWW), at(1000));
     assert_eq!(
         set_right,
         Step::Resolve(Resolution::LastWriteWins),
@@ -183,9 +205,27 @@ fn the_others_wait() {
     );
     for waiting in [Waiting::Rejected, Waiting::Refused, Waiting::Forgotten] {
         entry.waiting = Some(waiting);
-        let step = next_step(&entry, DIVERGED, placed(LWW), 1000);
+        let step = next_step(&entry, DIVERGED, placed(LWW), at(1000));
         assert_eq!(step, Step::Wait(waiting));
     }
+}
+
+/// Whatever a removed node says of it, nothing comes of its entry by itself.
+#[test]
+fn the_operator_decides_what_a_removed_node_hands_over() {
+    let step = |entry: &Entry, now_ms| next_step(entry, DIVERGED, placed(LWW), at(now_ms));
+    for waiting in [None, Some(Waiting::TooOld), Some(Waiting::Rejected)] {
+        let theirs = Entry { waiting, ..entry() };
+        let kept = theirs.of_a_removed_node();
+        assert_eq!(step(&kept, 1000), Step::Wait(Waiting::RemovedNode));
+    }
+    let unheard = Entry {
+        acknowledged: Acknowledged::No,
+        ..entry()
+    };
+    let kept = unheard.of_a_removed_node();
+    assert_eq!(step(&kept, 1000), Step::Wait(Waiting::NotAcknowledged));
+    assert_eq!(step(&kept, u64::MAX), Step::Expire);
 }
 
 #[test]
@@ -198,7 +238,7 @@ fn what_nobody_was_told_is_safe_waits_for_its_lifetime() {
     let lifetime_ms = u64::try_from(limits::UNACKNOWLEDGED_LIFETIME.as_millis()).unwrap();
     for waiting in [None, Some(Waiting::NotAcknowledged)] {
         entry.waiting = waiting;
-        let step = |now_ms| next_step(&entry, DIVERGED, placed(LWW), now_ms);
+        let step = |now_ms| next_step(&entry, DIVERGED, placed(LWW), at(now_ms));
         let waits = Step::Wait(Waiting::NotAcknowledged);
         assert_eq!(step(1000), waits, "a clock that was set back");
         assert_eq!(step(4999 + lifetime_ms), waits);
@@ -206,14 +246,14 @@ fn what_nobody_was_told_is_safe_waits_for_its_lifetime() {
     }
     entry.acknowledged = Acknowledged::Yes;
     entry.waiting = Some(Waiting::Rejected);
-    let step = next_step(&entry, DIVERGED, placed(LWW), u64::MAX);
+    let step = next_step(&entry, DIVERGED, placed(LWW), at(u64::MAX));
     assert_eq!(step, Step::Wait(Waiting::Rejected), "never, of these");
 }
 
 #[test]
 fn what_is_not_known_is_not_decided() {
     let entry = entry();
-    let step = |standing, home| next_step(&entry, standing, home, 1000);
+    let step = |standing, home| next_step(&entry, standing, home, at(1000));
     assert_eq!(step(DIVERGED, Home::Unknown), Step::Later);
     assert_eq!(step(Some(Standing::NotYet), placed(LWW)), Step::Later);
 }
@@ -222,7 +262,10 @@ fn what_is_not_known_is_not_decided() {
 fn a_tenant_that_was_deleted_takes_its_entries_along() {
     let again = Home::Placed(Revision::new(8), LWW);
     for home in [Home::Deleted, again] {
-        assert_eq!(next_step(&entry(), DIVERGED, home, 1000), Step::DropDeleted);
+        assert_eq!(
+            next_step(&entry(), DIVERGED, home, at(1000)),
+            Step::DropDeleted
+        );
     }
 }
 

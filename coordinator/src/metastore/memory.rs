@@ -10,7 +10,7 @@ use maia_common::position::Revision;
 use tokio::sync::watch as notify;
 
 use super::{Metastore, MetastoreError, Outcome};
-use crate::core::metastore::{self as core, Transaction};
+use crate::core::metastore::{self as core, Applied, Transaction};
 use crate::raft::{Mutations, Rows, StateCf, StateError, StateView};
 
 /// State in a sorted map.
@@ -26,6 +26,17 @@ impl MemoryState {
                 None => drop(self.0.remove(&(cf, key))),
             }
         }
+    }
+
+    /// Carries a transaction of the metastore out, and tells what came of it.
+    ///
+    /// # Errors
+    /// [`StateError`] for what only newer software understands.
+    pub fn run(&mut self, transaction: &Transaction) -> Result<Applied, StateError> {
+        let mut mutations = Mutations::default();
+        let applied = core::apply(&transaction.encode(), self, &mut mutations)?;
+        self.write(mutations);
+        Ok(applied)
     }
 
     /// All of it, to compare two states byte by byte.
@@ -93,9 +104,7 @@ impl MemoryMetastore {
 
     fn run(&self, transaction: &Transaction) -> Result<Outcome, MetastoreError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut mutations = Mutations::default();
-        let applied = core::apply(&transaction.encode(), &*state, &mut mutations)?;
-        state.write(mutations);
+        let applied = state.run(transaction)?;
         if let Some(change) = &applied.change {
             self.revisions.send_replace(Revision::new(change.revision));
         }

@@ -92,7 +92,7 @@ impl RaftMetastore {
         transaction: Bytes,
         deadline: Instant,
     ) -> Result<Proposed, ProposeError> {
-        let record = Record::meta(self.clock.now(), transaction);
+        let record = Record::meta(self.clock.now(ROOT), transaction);
         let applied = self.engine.propose(ROOT, record, deadline).await?;
         Ok(Proposed {
             outcome: applied.outcome.0,

@@ -19,6 +19,7 @@ pub(crate) struct Counters {
     write_failures: AtomicU64,
     applied: AtomicU64,
     quarantined: AtomicU64,
+    held_back_us: AtomicU64,
 }
 
 /// The engine's counters at one moment.
@@ -40,6 +41,8 @@ pub struct LogStats {
     pub applied: u64,
     /// Records put into quarantine.
     pub quarantined: u64,
+    /// How long records for followers that catch up were held back in all, in microseconds.
+    pub held_back_us: u64,
 }
 
 impl Counters {
@@ -69,6 +72,11 @@ impl Counters {
             .fetch_add(entries as u64, Ordering::Relaxed);
     }
 
+    pub(crate) fn held_back(&self, waited: Duration) {
+        let us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+        self.held_back_us.fetch_add(us, Ordering::Relaxed);
+    }
+
     pub(crate) fn read(&self) -> LogStats {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         LogStats {
@@ -80,6 +88,7 @@ impl Counters {
             write_failures: load(&self.write_failures),
             applied: load(&self.applied),
             quarantined: load(&self.quarantined),
+            held_back_us: load(&self.held_back_us),
         }
     }
 }

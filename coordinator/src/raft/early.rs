@@ -39,7 +39,8 @@ pub enum Settled {
 }
 
 /// Whether a record may be answered before its commit, by what its leader knows. Asked before it is
-/// proposed and when it is flushed; `is_tenant_open` is left to whoever knows tenants.
+/// proposed and when it is flushed; `is_tenant_open` and `has_room_aside` are left to whoever knows
+/// tenants and the quarantine: no, unless it says so.
 pub type EarlyRule<'a> = &'a (dyn Fn(EarlyFacts) -> bool + Send + Sync);
 
 /// The term in which this node was asked to hand its leadership over; 0: none.
@@ -132,6 +133,7 @@ impl Engine {
             has_applied_term_start: applied.is_some_and(|at| at.term == status.term),
             is_tenant_open: false,
             has_control_ahead,
+            has_room_aside: false,
         })
     }
 }

@@ -24,6 +24,7 @@ use rocksdb::{Cache, DB};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::catch_up::{CatchUp, Load};
 use super::config::EngineConfig;
 use super::counters::{Counters, LogStats};
 use super::db;
@@ -67,6 +68,7 @@ pub struct Engine {
     applier: Arc<dyn Applier>,
     transport: Arc<dyn Transport>,
     counters: Arc<Counters>,
+    pub(super) load: Arc<Load>,
     events: LeaderEvents,
     pub(super) tasks: Tasks,
     /// Groups start one at a time.
@@ -134,6 +136,7 @@ impl Engine {
             snapshots,
             applier,
             transport: transport(runtimes.control(), runtimes.bulk()),
+            load: Arc::new(Load::new(Arc::clone(&counters))),
             counters,
             events: LeaderEvents::new(),
             tasks: Tasks::new(),
@@ -279,6 +282,8 @@ impl Engine {
         let log = self.log_of(group, instance, tail);
         let tail = log.tail.clone();
         machine.tail = Some(tail.clone());
+        let (node, patience) = (self.config.node, self.config.election_max);
+        let catch_up = CatchUp::new(&self.load, node, setup.witness, tail.clone(), patience);
         let failed = |reason: String| Stop {
             reason,
             damaged: tail.lock().damaged,
@@ -287,19 +292,20 @@ impl Engine {
         let networks = GroupNetworks {
             transport: Arc::clone(&self.transport),
             group,
-            node: self.config.node,
+            node,
             bulk_timeout: self.config.bulk_timeout(),
             control_timeout: self.config.election_min,
             leash: leash.clone(),
             hold: self.config.heartbeat,
+            catch_up: Arc::clone(&catch_up),
             snapshots: Arc::clone(&self.snapshots),
         };
-        let node = self.config.node;
         // A witness never campaigns; others that have voted before not at once.
         let is_mute = has_voted || setup.witness == Some(node);
         let config = Arc::new(self.config.raft_config(is_mute).map_err(failed)?);
         let raft = RaftNode::new(node.get(), config, networks, log, machine).await;
         let raft = raft.map_err(|e| failed(e.to_string()))?;
+        catch_up.see(raft.metrics());
         let silent = has_voted && !is_alone(&raft, node).await;
         #[cfg(test)]
         let silent = silent && self.config.sabotage != Some(super::config::Sabotage::NoVoteSilence);
@@ -318,6 +324,7 @@ impl Engine {
             started: Instant::now(),
             silent_until,
             leash,
+            catch_up,
             led: Mutex::default(),
         })
     }

@@ -12,6 +12,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::metrics::RaftDataMetrics;
 use openraft::{Instant as _, ServerState};
 
+use super::catch_up::CatchUp;
 use super::early::Transferring;
 use super::groups::Stop;
 use super::log::store::SharedTail;
@@ -46,6 +47,8 @@ pub(crate) struct Group {
     pub(crate) silent_until: Option<Instant>,
     /// Of its witness, if it has one; this node may be that.
     pub(crate) leash: Option<Arc<Leash>>,
+    /// What its followers that catch up are held back by.
+    pub(crate) catch_up: Arc<CatchUp>,
     /// The term in which this node was last seen leading, and since when, in milliseconds since
     /// `started`.
     pub(crate) led: Mutex<(Term, u64)>,

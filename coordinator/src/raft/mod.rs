@@ -13,6 +13,7 @@
 //! let applied = engine.propose(group, record, deadline).await?;
 //! ```
 
+mod catch_up;
 mod codec;
 pub mod config;
 pub mod counters;
@@ -54,7 +55,7 @@ pub use group::{Follower, GroupStatus, Role};
 pub use keys::group_key;
 pub use propose::Applied;
 pub use quarantine::{Found, Page, Quarantine};
-pub use state::applier::{Applier, Effect, Mutations, Rows, StateError, StateView};
+pub use state::applier::{Applier, Effect, Mutations, Rows, Source, StateError, StateView};
 pub use state::digest::StateDigest;
 pub use state::reader::{StateReader, StateSnapshot};
 pub use transport::client::PeerDirectory;

@@ -24,6 +24,9 @@ use crate::core::record::{Outcome, Record};
 /// `limits::MAX_RPC_BYTES`.
 const MAX_RECORD_BODY_BYTES: usize = 8 << 20;
 
+/// So soon after a commit a follower in step has the record on disk.
+const SOON: Duration = Duration::from_millis(50);
+
 /// A proposal that is committed and applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
@@ -77,6 +80,7 @@ impl Engine {
         if self.disk.room() <= DiskRoom::Low {
             return Err(ProposeError::DiskFull);
         }
+        let _waits = self.load.write();
         let _pass = group.gate.enter().map_err(|_| ProposeError::Overloaded)?;
         if let Some(reason) = group.stopped() {
             return Err(ProposeError::Stopped(reason));
@@ -183,6 +187,7 @@ impl Engine {
             return (Vec::new(), None);
         };
         let mut data = running.watch_data();
+        let (began, mut wanting) = (Instant::now(), None);
         loop {
             data.see();
             let nodes = running.durable_on(position);
@@ -190,7 +195,16 @@ impl Engine {
                 return (nodes, Some(verdict));
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || !data.changed(left).await {
+            // More than one follower is asked for, or none has it although it is committed.
+            if wanting.is_none() && (nodes.len() > 1 || began.elapsed() >= SOON) {
+                wanting = Some(running.catch_up.wanting());
+            }
+            let patience = if wanting.is_some() {
+                left
+            } else {
+                left.min(SOON)
+            };
+            if left.is_zero() || !data.changed(patience).await {
                 return (nodes, None);
             }
         }

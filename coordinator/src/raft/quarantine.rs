@@ -118,12 +118,15 @@ impl Quarantine {
     }
 
     /// Stores an entry that another node had, durably. Of one that is here, too, the stronger word on its
-    /// acknowledgement stays.
+    /// acknowledgement stays; where the other node `is_trusted` with nothing, what is here stays as it is.
     ///
     /// # Errors
     /// When the disk fails: then nothing is changed.
-    pub fn adopt(&self, mut entry: Entry) -> io::Result<()> {
+    pub fn adopt(&self, mut entry: Entry, is_trusted: bool) -> io::Result<()> {
         if let Ok(Some(known)) = self.get(entry.id) {
+            if !is_trusted {
+                return Ok(());
+            }
             entry.acknowledged = entry.acknowledged.max(known.acknowledged);
         }
         let mut batch = WriteBatch::default();

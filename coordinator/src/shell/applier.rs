@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::clock::Clock;
 use crate::core::record::{Hlc, Outcome, Record, RecordKind};
 use crate::core::{data, metastore};
-use crate::raft::{Applier, Effect, Mutations, StateError, StateReader, StateView};
+use crate::raft::{Applier, Effect, Mutations, Source, StateError, StateReader, StateView};
 
 /// Dispatches records to the cores.
 pub struct RecordApplier {
@@ -67,7 +67,7 @@ impl Applier for RecordApplier {
         view: &dyn StateView,
         out: &mut Mutations,
     ) -> Result<Outcome, StateError> {
-        self.clock.observe(record.hlc);
+        self.clock.observe(group, record.hlc);
         match (record.kind, group.is_metastore()) {
             (RecordKind::Meta, true) => {
                 let applied = metastore::apply(&record.body, view, out)?;
@@ -101,8 +101,14 @@ impl Applier for RecordApplier {
         }
     }
 
-    fn restored(&self, _group: GroupId, greatest: Hlc) {
-        self.clock.observe(greatest);
+    fn restored(&self, group: GroupId, greatest: Hlc, _source: Source) {
+        self.clock.observe(group, greatest);
+        if group.is_metastore()
+            && let Some(state) = self.state.get()
+            && let Err(error) = self.refresh(state)
+        {
+            tracing::error!(%error, "the metastore's state can't be read");
+        }
     }
 
     fn applied(&self, _group: GroupId, _last: Position, effects: Vec<Effect>) {
@@ -113,15 +119,6 @@ impl Applier for RecordApplier {
             .max();
         if let Some(revision) = newest {
             self.tell(revision);
-        }
-    }
-
-    fn installed(&self, group: GroupId, _last: Position) {
-        if group.is_metastore()
-            && let Some(state) = self.state.get()
-            && let Err(error) = self.refresh(state)
-        {
-            tracing::error!(%error, "the installed metastore state can't be read");
         }
     }
 }

@@ -38,6 +38,7 @@ use super::clock::Clock;
 use super::cluster::Cluster;
 use super::peers::Peers;
 use super::placements::{Refusal, unknown_tenant};
+use super::quarantine::Counts;
 use crate::core::data as core;
 use crate::core::keyspace;
 use crate::core::record::{Hlc, Idempotency, Record, RecordFields, RecordKind};
@@ -107,6 +108,8 @@ pub struct DataParts {
     pub degraded: Arc<AtomicU64>,
     /// Writes that this node, as their leader, acknowledged before their commit.
     pub early: Arc<AtomicU64>,
+    /// What this node's quarantine has: where it is full, nothing is acknowledged before its commit.
+    pub quarantined: Arc<Counts>,
 }
 
 /// The service. Cheap to clone.

@@ -1,6 +1,9 @@
 //! Who this node is, for ever: a file in its folder says which node id and which disk this is. A
 //! disk that was wiped, or belongs to another node, is refused before anything is opened: a node
-//! that forgot its votes must not vote again under its old id (I1).
+//! that forgot its votes must not vote again under its old id (I1). So is a folder that this software can't
+//! read (`format`).
+
+mod format;
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Read, Write};
@@ -10,12 +13,13 @@ use std::path::Path;
 use maia_common::ids::NodeId;
 use serde::{Deserialize, Serialize};
 
+use format::FORMAT;
+
 const FILE: &str = "identity.json";
 const LOCK: &str = "lock";
 const MARK: &str = "DISK_ID";
 /// The folders of the engine's databases.
 const DATABASES: [&str; 2] = ["raft", "state"];
-const FORMAT: u32 = 1;
 
 /// Which node and disk this folder belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +54,21 @@ pub enum IdentityError {
         path: String,
         /// Why.
         reason: String,
+    },
+    /// The folder is not in the format that this software reads.
+    #[error(
+        "{path}: the data in this folder {found}, and this software reads and writes format {expected} \
+         only; nothing was changed. Start the software that wrote it, or begin anew: take the node out \
+         of its cluster (maiactl node remove), and add one with an empty folder under a new id. See \
+         docs/operations.md, \"The data folder\""
+    )]
+    Format {
+        /// The folder.
+        path: String,
+        /// What it says.
+        found: String,
+        /// What it should say.
+        expected: u32,
     },
     /// The folder belongs to another node.
     #[error("{path}: belongs to node {found}, this is node {expected}")]
@@ -92,8 +111,10 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> IdentityError {
 /// Takes the folder for this process and reads or makes its identity.
 ///
 /// # Errors
-/// [`IdentityError`]; nothing in the folder was changed then.
+/// [`IdentityError`]; nothing that was in the folder is changed then, and of one that is of another format
+/// nothing at all.
 pub fn take(dir: &Path, node: NodeId) -> Result<(FolderLock, Identity), IdentityError> {
+    format::check(dir)?;
     std::fs::create_dir_all(dir).map_err(io(dir))?;
     // Tenants' data is in here: for this user alone.
     std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(io(dir))?;
@@ -160,15 +181,7 @@ fn read(path: &Path, mut file: File) -> Result<Identity, IdentityError> {
         path: path.display().to_string(),
         reason,
     };
-    let identity: Identity = serde_json::from_str(&text).map_err(|e| corrupt(e.to_string()))?;
-    if identity.format == FORMAT {
-        Ok(identity)
-    } else {
-        Err(corrupt(format!(
-            "format {}, this software reads {FORMAT}",
-            identity.format
-        )))
-    }
+    serde_json::from_str(&text).map_err(|e| corrupt(e.to_string()))
 }
 
 fn write(dir: &Path, identity: &Identity) -> Result<(), IdentityError> {

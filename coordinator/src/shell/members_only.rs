@@ -2,11 +2,13 @@
 //! deleted what it knew, so its answers would be those of one that never knew anything. It refuses
 //! every call instead (`failed_precondition`): whoever counts answers, such as a blank disk that asks
 //! for its past, must not count its (I1). And the gate before those who were removed: what such a node
-//! still asks or claims is refused (`permission_denied`) wherever its removal is known. A node that is
+//! still asks or claims is refused (`permission_denied`) wherever its removal is known; but for two calls:
+//! it may learn of its removal, and hand over what stands in its quarantine and nowhere else (I3). A node that is
 //! not registered is let in, if the cluster's CA gave it a certificate: its registration may not have
 //! arrived here yet, and who lacks it may still be asked for a vote. Called by tonic before each call.
 
 use http::Extensions;
+use maia_common::ids::NodeId;
 use maia_common::rpc::{Admission, Caller};
 use tokio::sync::watch;
 use tonic::service::Interceptor;
@@ -19,16 +21,28 @@ use super::cluster::Cluster;
 /// # Errors
 /// `permission_denied`
 pub fn refuse_removed(cluster: &Cluster, extensions: &Extensions) -> Result<(), Status> {
-    let Caller::Known(identity) = Caller::of(extensions)? else {
-        return Ok(());
-    };
-    match identity.node() {
-        Some(node) if cluster.state().retired.contains(&node) => {
+    match removed_caller(cluster, extensions)? {
+        Some(node) => {
             let text = format!("node {node} was removed from the cluster");
             Err(Status::permission_denied(text))
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
+}
+
+/// The removed node that calls, if it is one: its certificate names it, and the registry its removal.
+///
+/// # Errors
+/// As [`Caller::of`].
+pub fn removed_caller(
+    cluster: &Cluster,
+    extensions: &Extensions,
+) -> Result<Option<NodeId>, Status> {
+    let Caller::Known(identity) = Caller::of(extensions)? else {
+        return Ok(None);
+    };
+    let node = identity.node();
+    Ok(node.filter(|node| cluster.state().retired.contains(node)))
 }
 
 /// The check of who calls, then whether it was removed.

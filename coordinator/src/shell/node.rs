@@ -45,7 +45,7 @@ use super::peer_service::PeerService;
 use super::peers::{Directory, Peers};
 use super::placements::Placements;
 use super::proxies::{Proxies, ProxiesParts};
-use super::quarantine::{QuarantineParts, QuarantineService};
+use super::quarantine::{Counts, QuarantineParts, QuarantineService};
 use super::regions::Regions;
 use super::standing::Standing;
 use super::streams::Streams;
@@ -110,6 +110,7 @@ struct Parts {
     hub: Arc<Hub>,
     clock: Arc<Clock>,
     offsets: Offsets,
+    quarantined: Arc<Counts>,
     tasks: Tasks,
     /// Turns true when this node is known to be removed from the cluster.
     removed: watch::Sender<bool>,
@@ -158,6 +159,7 @@ impl Node {
             token_key: key.token_key(),
             degraded: Arc::default(),
             early: Arc::default(),
+            quarantined: Arc::clone(&parts.quarantined),
         });
         let quarantine = parts.quarantine(&config, &data);
         let peer = PeerService {
@@ -216,7 +218,7 @@ impl Parts {
         for node in &config.bootstrap.nodes {
             directory.set(node.id, node.rpc_addr.clone());
         }
-        let clock = Arc::new(Clock::default());
+        let clock = Arc::new(Clock::new(config.failover.max_clock_offset));
         let revisions = watch::Sender::new(Revision::default());
         let applier = Arc::new(RecordApplier::new(Arc::clone(&clock), revisions.clone()));
         let engine = Engine::open(
@@ -251,6 +253,7 @@ impl Parts {
             hub,
             clock,
             offsets: Offsets::default(),
+            quarantined: Arc::default(),
             tasks,
             removed: watch::Sender::new(removed),
         })
@@ -319,11 +322,13 @@ impl Parts {
             engine: Arc::clone(&self.engine),
             data: data.clone(),
             clock: Arc::clone(&self.clock),
+            max_clock_offset: config.failover.max_clock_offset,
             store: self.store(),
             cluster: self.cluster.clone(),
             peers: Arc::clone(&self.peers),
             first: config.bootstrap.nodes.iter().map(|n| n.id).collect(),
             removed: self.removed.subscribe(),
+            counts: Arc::clone(&self.quarantined),
         });
         let resolver = quarantine.clone().run();
         self.tasks.spawn_until_stop("quarantine", resolver);

@@ -18,9 +18,9 @@ use super::cluster::{Cluster, Hint};
 use super::data::{DataService, remote_read};
 use super::entries_service::EntriesService;
 use super::identity::Identity;
-use super::members_only::refuse_removed;
+use super::members_only::{refuse_removed, removed_caller};
 use super::peers::{self, PeerError};
-use super::quarantine::QuarantineService;
+use super::quarantine::{Giver, QuarantineService};
 use crate::core::keyspace;
 use crate::core::metastore::{self as core, Precondition, Transaction};
 use crate::core::quarantine::{Entry, EntryId};
@@ -93,7 +93,7 @@ fn refusal_of(error: ProposeError) -> wire::Refusal {
 
 impl PeerService {
     /// A node that was removed may ask only what it is to the cluster now (`identify`): by that it
-    /// learns of its removal. One that is not registered yet is not told apart from one whose
+    /// learns of its removal; and hand over its quarantine (`take_quarantined`). One that is not registered yet is not told apart from one whose
     /// registration has not arrived here.
     fn not_from_a_removed_node<T>(&self, request: &Request<T>) -> Result<(), Status> {
         refuse_removed(&self.cluster, request.extensions())
@@ -299,13 +299,14 @@ impl wire::peer_server::Peer for PeerService {
         &self,
         request: Request<wire::TakeQuarantinedRequest>,
     ) -> Result<Response<wire::TakeQuarantinedReply>, Status> {
-        self.not_from_a_removed_node(&request)?;
+        let giver = removed_caller(&self.cluster, request.extensions())?;
+        let giver = giver.map_or(Giver::Member, Giver::Removed);
         let request = request.into_inner();
         let entry = Entry::decode(request.entry)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let taken = self
             .quarantine
-            .take(entry, deadline(request.timeout_ms))
+            .take(entry, giver, deadline(request.timeout_ms))
             .await;
         let refusal = taken
             .err()

@@ -16,12 +16,13 @@ mod counts;
 mod handover;
 mod look;
 mod say;
+mod tally;
 mod turns;
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, NodeId, RegionName, TenantId};
@@ -29,6 +30,7 @@ use maia_common::limits;
 use tokio::sync::{Mutex, Semaphore, watch};
 
 pub use counts::{Counts, Outcome};
+pub use handover::Giver;
 
 use super::clock::Clock;
 use super::cluster::Cluster;
@@ -37,6 +39,7 @@ use super::peers::Peers;
 use super::placements::Refusal;
 use crate::core::history::Standing;
 use crate::core::quarantine::{self as core, Entry, EntryId, Home, Resolution};
+use crate::core::record::Hlc;
 use crate::metastore::Metastore;
 use crate::raft::{Engine, Found, Page, Quarantine};
 
@@ -51,8 +54,10 @@ pub struct QuarantineParts {
     pub engine: Arc<Engine>,
     /// For homes and resolutions.
     pub data: DataService,
-    /// For resolutions' times.
+    /// For the age of entries.
     pub clock: Arc<Clock>,
+    /// `failover.max_clock_offset`.
+    pub max_clock_offset: Duration,
     /// To say what is here.
     pub store: Arc<dyn Metastore>,
     /// For the groups' members.
@@ -63,11 +68,12 @@ pub struct QuarantineParts {
     pub first: Vec<NodeId>,
     /// Whether this node was removed from the cluster.
     pub removed: watch::Receiver<bool>,
+    /// To be kept up to date.
+    pub counts: Arc<Counts>,
 }
 
 struct Inner {
     parts: QuarantineParts,
-    counts: Counts,
     /// Entries that other nodes handed over.
     adopted: AtomicU64,
     /// The resolver and the operator never work on one entry at once.
@@ -115,7 +121,6 @@ impl QuarantineService {
     pub fn new(parts: QuarantineParts) -> Self {
         Self(Arc::new(Inner {
             parts,
-            counts: Counts::default(),
             adopted: AtomicU64::new(0),
             one: Mutex::default(),
             intake: Mutex::default(),
@@ -132,7 +137,7 @@ impl QuarantineService {
     /// What was counted.
     #[must_use]
     pub fn counts(&self) -> &Counts {
-        &self.0.counts
+        &self.0.parts.counts
     }
 
     /// Grows with each entry that comes.
@@ -199,6 +204,7 @@ impl QuarantineService {
         }
         let how = Resolution::Overwrite;
         let outcome = self.resolve(entry, how, deadline).await?;
+        tracing::info!(id = %entry.id, outcome = outcome.name(), "the operator applied a cut-off record");
         self.settle(entry.id, Some(how), outcome).await
     }
 
@@ -246,10 +252,11 @@ impl QuarantineService {
             let text = format!("tenant `{tenant}` has no home now");
             return Err(Refusal::new(ErrorCode::UnknownTenant, text));
         };
-        let made = (parts.clock.now(), parts.me.1.clone());
+        // Who leads the group stamps it.
+        let made = (Hlc::default(), parts.me.1.clone());
         let record = core::resolution(entry, how, created, made);
         let outcome = Outcome::of(&parts.data.reconcile(&record, deadline).await?);
-        tracing::info!(id = %entry.id, %tenant, outcome = outcome.name(), "resolved a cut-off record");
+        tracing::debug!(id = %entry.id, %tenant, outcome = outcome.name(), "resolved a cut-off record");
         Ok(outcome)
     }
 
@@ -261,7 +268,7 @@ impl QuarantineService {
     ) -> Result<Outcome, Refusal> {
         let removed = self.disk(move |entries| entries.change(&[], &[id]));
         removed.await.map_err(|error| unreadable(&error))?;
-        self.0.counts.count(how, outcome);
+        self.counts().count(how, outcome);
         Ok(outcome)
     }
 

@@ -77,7 +77,11 @@ impl Standing {
         let entries = self.engine.quarantine().count();
         let stand = match &entries {
             Ok(0) => "no entry stands in its quarantine",
-            Ok(_) => "entries stand in its quarantine and nowhere else: FIRST export them",
+            Ok(_) => {
+                "entries stand in its quarantine and nowhere else: keep it running, it hands them \
+                      over to members that may keep them (the log says how many), and FIRST export \
+                      what stays"
+            }
             Err(_) => "its quarantine can't be read: FIRST try to export it",
         };
         tracing::error!(

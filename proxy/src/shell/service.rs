@@ -15,8 +15,9 @@
 //! never changes the table. Its request is repeated only if all of its body is in the retry
 //! buffer (64 KiB).
 //!
-//! A write whose try was sent and not answered is never said to be unwritten: whatever comes of
-//! later tries, it ends as `outcome_unknown` (`request::Fate`).
+//! A write whose try was sent and not answered is never said to be unwritten, nor sent elsewhere: it
+//! ends with the success of a later try or as `outcome_unknown` (`request::Fate`). Alone that its body
+//! is too large or too slow is said all the same: then no try had all of it.
 
 mod admit;
 mod failure;
@@ -46,7 +47,6 @@ use crate::shell::access_log::{AccessLog, Line};
 use crate::shell::hold::HoldQueue;
 use crate::shell::lookups::Lookups;
 use crate::shell::metrics::{Metrics, Outcome, UpstreamError};
-use crate::shell::names::IDEMPOTENCY_KEY;
 use crate::shell::origin;
 use crate::shell::placements::Placements;
 use crate::shell::response::{self, Answer, Mark};
@@ -265,7 +265,6 @@ impl ProxyHttp for Proxy {
         let client = &session.req_header().headers;
         origin::prepare(request, client, ctx.guard.as_deref(), ctx.epoch, id)?;
         ctx.repeatable = origin::is_repeatable(request);
-        ctx.keyed = request.headers.contains_key(IDEMPOTENCY_KEY);
         ctx.sends();
         Ok(())
     }

@@ -30,3 +30,13 @@ pub mod world;
 pub use plan::{Bug, Plan};
 pub use report::Report;
 pub use world::run;
+
+/// Seeds that a planted bug may take to be caught.
+const MOST_SEEDS: u64 = 2000;
+
+/// What the first seed that sees the bug reports, counted from 1; none when 2,000 of them do not.
+#[must_use]
+pub fn caught(bug: Bug) -> Option<Report> {
+    let runs = (1..=MOST_SEEDS).map(|seed| run(Plan::of(seed).with_bug(bug)));
+    runs.into_iter().find(|report| report.violation.is_some())
+}

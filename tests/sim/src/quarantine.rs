@@ -14,7 +14,7 @@ use maia_coordinator::core::record::{Hlc, Record};
 
 use crate::disk::{Kept, Op};
 use crate::oracle::Proposal;
-use crate::plan::{Bug, GROUP, MEMBERS, MS, Micros, region, tenant_number};
+use crate::plan::{Bug, GROUP, MAX_CLOCK_OFFSET, MEMBERS, MS, Micros, region, tenant_number};
 use crate::serve::{Ask, Reply, Request};
 use crate::world::{Event, World};
 
@@ -111,8 +111,11 @@ impl World {
             .standing_of(n, kept.entry.id)
             .filter(|standing| !is_blind || *standing == Standing::NotYet);
         let home = Home::Placed(Revision::new(1), self.plan.strategy);
-        let now_ms = self.nodes[n].clocks.wall_ms(self.now);
-        quarantine::next_step(&kept.entry, standing, home, now_ms)
+        let now = quarantine::Now {
+            unix_ms: self.nodes[n].clocks.wall_ms(self.now),
+            max_clock_offset: MAX_CLOCK_OFFSET,
+        };
+        quarantine::next_step(&kept.entry, standing, home, now)
     }
 
     /// Does what is to be done next about a node's quarantine.

@@ -9,12 +9,14 @@ use maia_common::position::Position;
 use maia_common::wire::record as wire;
 use prost::Message;
 
+use super::order::{self, Order};
 use super::slot::Slot;
 use super::tombstones::Graves;
-use super::{keys, patch, purge, reconcile, seal, stamps};
+use super::{keys, purge, reconcile, seal, stamps};
 use crate::core::acks;
 use crate::core::conflict::{Content, Stamp};
 use crate::core::frame;
+use crate::core::json::Json;
 use crate::core::record::{Idempotency, Record, RecordKind};
 use crate::raft::{Mutations, StateCf, StateError, StateView};
 
@@ -327,17 +329,16 @@ fn patched(current: Option<&wire::Resource>, patch: &Bytes) -> Result<Bytes, Fau
     let Some(current) = current else {
         return refuse(ErrorCode::NotFound, "the resource does not exist");
     };
-    let Ok(mut target) = serde_json::from_slice(&current.data) else {
+    let Some(target) = Json::parse(&current.data) else {
         return refuse(
             ErrorCode::InvalidRequest,
             "the resource is not JSON: PUT it as a whole",
         );
     };
-    let Ok(patch) = serde_json::from_slice(patch) else {
+    let Some(patch) = Json::parse(patch) else {
         return refuse(ErrorCode::InvalidRequest, "the patch is not JSON");
     };
-    patch::merge(&mut target, &patch);
-    let data = serde_json::to_vec(&target).unwrap_or_default();
+    let data = target.patched(patch).to_string();
     if data.len() > limits::MAX_RESOURCE_BYTES {
         return refuse(
             ErrorCode::BodyTooLarge,
@@ -347,14 +348,15 @@ fn patched(current: Option<&wire::Resource>, patch: &Bytes) -> Result<Bytes, Fau
     Ok(data.into())
 }
 
-/// Keeps each outcome under its idempotency key, and drops keys past cap or lifetime: at most two for
-/// each one added, so that the work of one record is bounded.
+/// Keeps each outcome under its idempotency key, and drops keys past cap or lifetime: a bounded number, see
+/// `order`.
 fn register(
     context: &Context<'_>,
     registered: Vec<Registered>,
     out: &mut Mutations,
 ) -> Result<(), StateError> {
-    if registered.is_empty() {
+    let most = order::looks_at(context.position.index, registered.len());
+    if most == 0 {
         return Ok(());
     }
     let Context {
@@ -365,12 +367,11 @@ fn register(
         view,
     } = *context;
     let mark = keys::dedup_count_mark(group, tenant);
-    let mut count = view
-        .get(StateCf::Marks, &mark)?
-        .and_then(|bytes| bytes.try_into().ok())
-        .map_or(0, u64::from_be_bytes)
-        + registered.len() as u64;
-    let most = 2 * registered.len();
+    let before = Order::read(&mark, view)?;
+    let prefix = keys::dedup_order_prefix(group, tenant);
+    let oldest = before.oldest(&prefix, most, view)?;
+    let mut kept = before;
+    kept.count += registered.len() as u64;
     for (nth, one) in registered.into_iter().enumerate() {
         let dedup = wire::Dedup {
             body_hash: Bytes::copy_from_slice(&one.body_hash),
@@ -384,25 +385,30 @@ fn register(
         let order = keys::dedup_order_key(group, tenant, position.index, nth);
         out.put(StateCf::Dedup, order, one.name);
     }
-    let prefix = keys::dedup_order_prefix(group, tenant);
-    for (order, name) in view.scan(StateCf::Dedup, &prefix, None, most)? {
-        let Ok(name) = String::from_utf8(name) else {
-            continue;
+    let mut gone = 0;
+    for (order, name) in &oldest {
+        let Ok(name) = std::str::from_utf8(name) else {
+            break;
         };
-        let old = keys::dedup_key(group, tenant, &name);
+        let old = keys::dedup_key(group, tenant, name);
         let born_ms = match view.get(StateCf::Dedup, &old)? {
             Some(bytes) => decode::<wire::Dedup>(bytes)?.hlc >> 16,
             None => 0,
         };
         let age_ms = record.hlc.physical_ms().saturating_sub(born_ms);
         let expired = u128::from(age_ms) > limits::IDEMPOTENCY_KEY_LIFETIME.as_millis();
-        if expired || count > limits::MAX_IDEMPOTENCY_KEYS_PER_TENANT {
-            out.delete(StateCf::Dedup, old);
-            out.delete(StateCf::Dedup, order);
-            count -= 1;
+        // They are in the order of the log, and so of their readings.
+        if !expired && kept.count <= limits::MAX_IDEMPOTENCY_KEYS_PER_TENANT {
+            break;
         }
+        out.delete(StateCf::Dedup, old);
+        out.delete(StateCf::Dedup, order.clone());
+        (kept.count, gone) = (kept.count - 1, gone + 1);
     }
-    out.put(StateCf::Marks, mark, count.to_be_bytes());
+    kept.looked(&prefix, &oldest, (most, gone), position.index);
+    if kept != before {
+        kept.write(mark, out);
+    }
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! The end of a tenant in a group: marks its placement as ended, then deletes its rows, a bounded
-//! number with each record.
+//! The end of a tenant in a group: marks its placement as ended, lifts its seal, then deletes its rows, a
+//! bounded number with each record.
 
 use bytes::Bytes;
 use maia_common::ids::{GroupId, TenantId};
@@ -7,7 +7,7 @@ use maia_common::position::Revision;
 use maia_common::wire::record as wire;
 use prost::Message;
 
-use super::keys;
+use super::{keys, seal};
 use crate::raft::{Mutations, StateCf, StateError, StateView};
 
 /// Rows that one record deletes: bounds the apply step.
@@ -45,6 +45,7 @@ pub(super) fn apply(
         ] {
             out.delete(StateCf::Marks, mark);
         }
+        seal::lift(group, tenant, view, out)?;
         let prefix = keys::tenant_prefix(group, tenant);
         for cf in [StateCf::Data, StateCf::Dedup] {
             let rows = view.scan(cf, &prefix, None, PURGE_ROWS)?;

@@ -161,11 +161,6 @@ fn meet(
 ) -> Result<Fate, Fault> {
     use wire::data_operation::What;
     let stamp = Stamp::of(theirs);
-    let forgotten = tombstones::forgotten(context.group, context.tenant, context.view)?;
-    if slot.resource.is_none() && slot.grave().is_none() && Some(&stamp) <= forgotten.as_ref() {
-        let text = "whether the resource was deleted since is not remembered any more";
-        return refuse(ErrorCode::PreconditionFailed, text);
-    }
     let content = match &operation.what {
         Some(What::Put(data)) => Some(Content {
             data: data.clone(),
@@ -184,6 +179,15 @@ fn meet(
         stamps::whole
     };
     let current = read(slot.resource.as_ref(), slot.grave());
+    let forgotten = tombstones::forgotten(context.group, context.tenant, context.view)?;
+    // What is there since before the write was not deleted after it; and what lies under all fields says
+    // itself what is older.
+    let is_known =
+        current.whole.is_some() || current.oldest().is_some_and(|oldest| *oldest <= stamp);
+    if !is_known && Some(&stamp) <= forgotten.as_ref() {
+        let text = "whether the resource was deleted since is not remembered any more";
+        return refuse(ErrorCode::PreconditionFailed, text);
+    }
     let arrived = match content {
         Some(content) if is_merge => Register::by_field(stamp, content),
         content => Register::replaced(stamp, content),

@@ -246,6 +246,65 @@ fn tombstones_are_forgotten_and_what_is_older_waits() {
 }
 
 #[test]
+fn tombstones_go_also_when_no_new_ones_come() {
+    let mut log = Log::new();
+    let lifetime = u64::try_from(limits::TOMBSTONE_LIFETIME.as_millis()).unwrap();
+    for id in ["r", "s", "t"] {
+        log.append(&put(10, id, &json!(1)));
+        log.append(&delete(10, id));
+    }
+    log.append(&put(20, "s", &json!(1)));
+    let rows = |log: &Log| {
+        let rows = log.state.rows();
+        rows.keys().filter(|(cf, _)| *cf == StateCf::Dedup).count()
+    };
+    assert_eq!(rows(&log), 4);
+    for _ in 0..16 {
+        log.append(&put(10 + 2 * lifetime, "u", &json!(1)));
+    }
+    assert_eq!(rows(&log), 0);
+    let late = log.resolve(&put(9, "r", &json!(2)), LWW);
+    assert_eq!(refused(late), "precondition_failed", "they were forgotten");
+}
+
+/// A field of a time of which it is not known whether the resource was deleted since is not brought back.
+#[test]
+fn what_was_forgotten_is_a_floor_for_fields_too() {
+    let mut log = Log::new();
+    let lifetime = u64::try_from(limits::TOMBSTONE_LIFETIME.as_millis()).unwrap();
+    let later = 10 + 2 * lifetime;
+    log.append(&put(1, "r", &json!({"a": 1})));
+    log.append(&put(1, "old", &json!({"a": 1})));
+    log.append(&delete(10, "r"));
+    log.append(&put(later, "s", &json!(1)));
+    log.append(&delete(later, "s"));
+    log.append(&put(later, "r", &json!({"b": 1})));
+    let resolve =
+        |log: &mut Log, id: &str| log.resolve(&put(9, id, &json!({"a": 9})), Resolution::Merge);
+    assert_eq!(refused(resolve(&mut log, "r")), "precondition_failed");
+    assert_eq!(log.value("r"), Some(json!({"b": 1})));
+    // This one has been there since before.
+    resolve(&mut log, "old");
+    assert_eq!(log.value("old"), Some(json!({"a": 9})));
+}
+
+/// What does not fit a number of this machine is changed by nobody who did not write it.
+#[test]
+fn numbers_that_neither_side_changed_stay_as_they_are() {
+    let mut log = Log::new();
+    let big = "{\"a\":1,\"big\":18446744073709551617,\"f\":0.10000000000000000555}";
+    let text = |log: &Log| String::from_utf8(log.get("r").unwrap().data.to_vec()).unwrap();
+    log.append(&write(1, "r", Op::Put(big.into()), None));
+    let theirs = write(5, "r", Op::Put("{\"b\":2}".into()), None);
+    log.resolve(&theirs, Resolution::Merge);
+    let merged = big.replace("\"big\"", "\"b\":2,\"big\"");
+    assert_eq!(text(&log), merged);
+    let patch = Op::MergePatch("{\"a\": 7}".into());
+    log.append(&write(9, "r", patch, None));
+    assert_eq!(text(&log), merged.replace("\"a\":1", "\"a\":7"));
+}
+
+#[test]
 fn a_committed_record_is_not_written_twice() {
     let mut log = Log::new();
     log.append(&put(10, "r", &json!("here")));

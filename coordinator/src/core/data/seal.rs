@@ -12,6 +12,9 @@
 //!        └── unseal n: what was to be undone has not come yet, ────┘
 //!                      and will be ignored when it does
 //! ```
+//! A seal ends with the placement that it closed: the purge lifts it, and what comes of it later is ignored,
+//! or a tenant of the same name that is placed here anew would be closed for ever. The mark itself outlives
+//! the purge.
 
 use bytes::Bytes;
 use maia_common::ids::{GroupId, TenantId};
@@ -67,8 +70,10 @@ pub(super) fn apply(
     out: &mut Mutations,
 ) -> Result<Bytes, StateError> {
     let current = mark_of(group, tenant, view)?;
+    let ended = purge::ended_at(group, tenant, view)?;
     let next = record
         .migration
+        .filter(|step| step.revision >= ended)
         .filter(|step| takes_effect(record.kind, *step, current.as_ref()))
         .map(|step| wire::TenantMark {
             migration_revision: step.revision.get(),
@@ -89,6 +94,25 @@ pub(super) fn apply(
     Ok(wire::DataOutcome { what: Some(what) }
         .encode_to_vec()
         .into())
+}
+
+/// The tenant's placement here ends, and with it the seal.
+pub(super) fn lift(
+    group: GroupId,
+    tenant: &TenantId,
+    view: &dyn StateView,
+    out: &mut Mutations,
+) -> Result<(), StateError> {
+    let mark = mark_of(group, tenant, view)?;
+    if let Some(mark) = mark.filter(|mark| mark.sealed) {
+        let open = wire::TenantMark {
+            sealed: false,
+            ..mark
+        };
+        let key = keys::seal_mark(group, tenant);
+        out.put(StateCf::Marks, key, frame::encode(DATA_VERSION, &open));
+    }
+    Ok(())
 }
 
 /// A repeated seal changes nothing, so the seal keeps its place in the log.

@@ -18,6 +18,7 @@ const GROUP: GroupId = GroupId::new(1);
 struct Log {
     state: MemoryState,
     index: u64,
+    placement: u64,
 }
 
 impl Log {
@@ -43,7 +44,7 @@ impl Log {
                 key: IdempotencyKey::new(format!("k{key}")).unwrap(),
                 body_hash: [1; 32],
             }),
-            placement: Revision::new(1),
+            placement: Revision::new(self.placement),
             migration: step.map(|(revision, attempt)| MigrationStep {
                 revision: Revision::new(revision),
                 attempt,
@@ -113,6 +114,23 @@ fn what_comes_late_is_ignored() {
     assert!(!log.seal(8, 1) && log.is_taken(None));
     let no_step = log.append(RecordKind::Seal, None, None);
     assert!(!took_effect(no_step), "a seal without a name");
+}
+
+#[test]
+fn a_seal_ends_with_its_tenant() {
+    let mut log = Log::default();
+    log.placement = 4;
+    assert!(log.seal(5, 1));
+    log.placement = 6;
+    log.append(RecordKind::Purge, None, None);
+    log.placement = 9;
+    assert!(log.is_taken(None), "a tenant of that name, placed anew");
+    assert!(
+        !log.seal(5, 1) && !log.seal(5, 2),
+        "the old one's come late"
+    );
+    assert!(!log.unseal(5, 1) && log.is_taken(None));
+    assert!(log.seal(10, 1) && !log.is_taken(None), "its own");
 }
 
 #[test]

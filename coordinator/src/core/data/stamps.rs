@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use maia_common::wire::record as wire;
-use serde_json::Value;
 
 use crate::core::conflict::{Content, Register, Stamp};
+use crate::core::json::Json;
 use crate::core::record::Hlc;
 
 pub(super) fn to_wire(stamp: &Stamp) -> wire::Stamp {
@@ -56,9 +56,9 @@ pub(super) fn by_field(resource: Option<&wire::Resource>, grave: Option<&Stamp>)
         let stamp = from_wire(stamps.whole.as_ref());
         return Register::replaced(stamp, Some(content_of(resource)));
     };
-    let mut seen = match serde_json::from_slice(&resource.data) {
-        Ok(Value::Object(seen)) => seen,
-        _ => serde_json::Map::new(),
+    let mut seen = match Json::parse(&resource.data) {
+        Some(Json::Object(seen)) => seen,
+        _ => BTreeMap::new(),
     };
     let mut fields = BTreeMap::new();
     for field in &stamps.fields {
@@ -69,7 +69,7 @@ pub(super) fn by_field(resource: Option<&wire::Resource>, grave: Option<&Stamp>)
         fields.insert(field.name.clone(), (from_wire(field.stamp.as_ref()), value));
     }
     let below = (!seen.is_empty()).then(|| Content {
-        data: Value::Object(seen).to_string().into(),
+        data: Json::Object(seen).to_string().into(),
         content_type: resource.content_type.clone(),
     });
     Register {

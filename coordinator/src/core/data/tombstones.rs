@@ -8,6 +8,7 @@ use maia_common::position::Index;
 use maia_common::wire::record as wire;
 
 use super::apply::{Context, DATA_VERSION, decode};
+use super::order::{Order, looks_at};
 use super::{keys, stamps};
 use crate::core::conflict::Stamp;
 use crate::core::frame;
@@ -56,22 +57,22 @@ impl Graves {
         self.lifted.push((resource, laid_by));
     }
 
-    /// Writes all of it, and forgets tombstones past cap or lifetime: at most two for each one laid,
-    /// so that the work of one record is bounded.
+    /// Writes all of it, and forgets tombstones past cap or lifetime: a bounded number, see `order`.
     pub(super) fn carry_out(
         self,
         context: &Context<'_>,
         out: &mut Mutations,
     ) -> Result<(), StateError> {
-        if self.laid.is_empty() && self.lifted.is_empty() {
+        let most = looks_at(context.position.index, self.laid.len());
+        if most == 0 && self.lifted.is_empty() {
             return Ok(());
         }
         let (group, tenant) = (context.group, context.tenant);
         let mark = keys::tombstone_count_mark(group, tenant);
-        let known = context.view.get(StateCf::Marks, &mark)?;
-        let known = known.and_then(|bytes| bytes.try_into().ok());
-        let mut count = known.map_or(0, u64::from_be_bytes);
-        count = (count + self.laid.len() as u64).saturating_sub(self.lifted.len() as u64);
+        let before = Order::read(&mark, context.view)?;
+        let mut kept = before;
+        kept.count += self.laid.len() as u64;
+        kept.count = kept.count.saturating_sub(self.lifted.len() as u64);
         let mut gone = Vec::with_capacity(self.lifted.len());
         for (resource, index) in &self.lifted {
             out.delete(StateCf::Dedup, keys::tombstone_key(group, tenant, resource));
@@ -79,7 +80,7 @@ impl Graves {
             out.delete(StateCf::Dedup, order.clone());
             gone.push(order);
         }
-        count -= forget(context, 2 * self.laid.len(), count, &gone, out)?;
+        forget(context, most, (&before, &mut kept), &gone, out)?;
         for (resource, stamp) in self.laid {
             let index = context.position.index;
             let grave = wire::Tombstone {
@@ -91,50 +92,55 @@ impl Graves {
             let order = keys::tombstone_order_key(group, tenant, index, &resource);
             out.put(StateCf::Dedup, order, []);
         }
-        out.put(StateCf::Marks, mark, count.to_be_bytes());
+        if kept != before {
+            kept.write(mark, out);
+        }
         Ok(())
     }
 }
 
-/// Forgets up to `most` of the oldest tombstones that are past cap or lifetime; those in `gone` are
-/// lifted already. Returns how many.
+/// Forgets up to `most` of the oldest tombstones that are past cap or lifetime; those in `lifted` are gone
+/// already. `kept` is `before` without them.
 fn forget(
     context: &Context<'_>,
     most: usize,
-    mut count: u64,
-    gone: &[Vec<u8>],
+    (before, kept): (&Order, &mut Order),
+    lifted: &[Vec<u8>],
     out: &mut Mutations,
-) -> Result<u64, StateError> {
+) -> Result<(), StateError> {
     let (group, tenant, view) = (context.group, context.tenant, context.view);
     let prefix = keys::tombstone_order_prefix(group, tenant);
-    let mut newest = forgotten(group, tenant, view)?;
-    let mut dropped = 0;
-    for (order, _) in view.scan(StateCf::Dedup, &prefix, None, most)? {
-        let Some(resource) = keys::tombstone_resource(&order, &prefix) else {
-            continue;
-        };
-        let Some((stamp, _)) = find(context, resource)? else {
-            continue;
-        };
-        let age_ms = context
-            .record
-            .hlc
-            .physical_ms()
-            .saturating_sub(stamp.hlc.physical_ms());
-        let expired = u128::from(age_ms) > limits::TOMBSTONE_LIFETIME.as_millis();
-        if gone.contains(&order) || !(expired || count > limits::MAX_TOMBSTONES_PER_TENANT) {
+    let oldest = before.oldest(&prefix, most, view)?;
+    let mut newest = None;
+    let mut gone = 0;
+    for (order, _) in &oldest {
+        if lifted.contains(order) {
+            gone += 1;
             continue;
         }
+        let Some(resource) = keys::tombstone_resource(order, &prefix) else {
+            break;
+        };
+        let Some((stamp, _)) = find(context, resource)? else {
+            break;
+        };
+        let now_ms = context.record.hlc.physical_ms();
+        let age_ms = now_ms.saturating_sub(stamp.hlc.physical_ms());
+        let expired = u128::from(age_ms) > limits::TOMBSTONE_LIFETIME.as_millis();
+        if !expired && kept.count <= limits::MAX_TOMBSTONES_PER_TENANT {
+            break;
+        }
         out.delete(StateCf::Dedup, keys::tombstone_key(group, tenant, resource));
-        out.delete(StateCf::Dedup, order);
+        out.delete(StateCf::Dedup, order.clone());
         newest = newest.max(Some(stamp));
-        (count, dropped) = (count - 1, dropped + 1);
+        (kept.count, gone) = (kept.count.saturating_sub(1), gone + 1);
     }
-    if dropped > 0
-        && let Some(newest) = newest
+    kept.looked(&prefix, &oldest, (most, gone), context.position.index);
+    if newest.is_some()
+        && let Some(newest) = newest.max(forgotten(group, tenant, view)?)
     {
         let stamp = frame::encode(DATA_VERSION, &stamps::to_wire(&newest));
         out.put(StateCf::Marks, keys::forgotten_mark(group, tenant), stamp);
     }
-    Ok(dropped)
+    Ok(())
 }

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 
+use super::super::catch_up::weight_of;
 use super::super::codec::{self, CodecError};
 use super::super::types::{RaftEntry, RaftLogId, RaftVote, next_index};
 use super::early::Early;
@@ -36,6 +37,8 @@ pub(crate) struct Tail {
     pub(crate) ledger: Ledger,
     /// What is answered before its commit, or might be.
     pub(crate) early: Early,
+    /// What all that was ever appended counts for (`core/pace`).
+    pub(crate) weight: u64,
     kept: VecDeque<Kept>,
     kept_bytes: usize,
     cap_bytes: usize,
@@ -61,6 +64,7 @@ impl Tail {
             damaged: false,
             ledger: Ledger::default(),
             early: Early::default(),
+            weight: 0,
             kept: VecDeque::new(),
             kept_bytes: 0,
             cap_bytes,
@@ -104,6 +108,7 @@ impl Tail {
         let mut encoded = Vec::new();
         for entry in entries {
             self.early.appended(&entry, self.appended);
+            self.weight = self.weight.saturating_add(weight_of(&entry));
             let bytes = codec::encode_entry(&entry);
             if next_index(self.last.as_ref()) <= self.first {
                 self.first = entry.log_id.index();

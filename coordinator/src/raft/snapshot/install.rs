@@ -30,59 +30,101 @@ pub(crate) async fn install(
 ) -> io::Result<()> {
     let (state, meta, snapshot) = (Arc::clone(state), meta.clone(), snapshot.clone());
     tokio::task::spawn_blocking(move || {
-        let pieces = snapshot.length_bytes()? > ONE_BATCH_BYTES;
-        install_blocking(&state, group, &meta, &snapshot, pieces)
+        let in_pieces = snapshot.length_bytes()? > ONE_BATCH_BYTES;
+        let pieces = in_pieces.then_some(PIECE_BYTES);
+        let mut install = Install::begin(&state, group, &meta, &snapshot, pieces)?;
+        while install.step()? {}
+        Ok(())
     })
     .await
     .map_err(io::Error::other)?
 }
 
-pub(crate) fn install_blocking(
-    state: &StateDb,
+/// An install under way. It may end after any step, with the process: the next start begins it anew.
+pub(crate) struct Install<'a> {
+    state: &'a StateDb,
     group: GroupId,
-    meta: &RaftSnapshotMeta,
-    snapshot: &SnapshotFile,
-    pieces: bool,
-) -> io::Result<()> {
-    let found = format::verify(&snapshot.file, group)?;
-    if found.last_log_id != meta.last_log_id {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the snapshot's file is not of the position that was announced",
-        ));
-    }
-    let mut batch = WriteBatch::default();
-    state.delete_group(&mut batch, group);
-    if pieces {
-        state.put_installing(&mut batch, group, true);
-        write_synced(state, std::mem::take(&mut batch))?;
-    }
-    let (mut reader, _) = Reader::open(&snapshot.file, group)?;
-    while let Some(rows) = reader.next_rows()? {
-        for row in rows {
-            let cf = family(&state.db, row.cf.name());
-            batch.put_cf(cf, group_key(group, &row.suffix), &row.value);
-        }
-        if pieces && batch.size_in_bytes() >= PIECE_BYTES {
-            state.write(std::mem::take(&mut batch))?;
-        }
-    }
-    state.put_applied(
-        &mut batch,
-        group,
-        meta.last_log_id.as_ref(),
-        &meta.last_membership,
-    );
-    state.put_installed(&mut batch, group, meta.last_log_id.as_ref());
-    if pieces {
-        state.put_installing(&mut batch, group, false);
-    }
-    write_synced(state, batch)
+    meta: &'a RaftSnapshotMeta,
+    reader: Reader<'a>,
+    /// Bytes of a piece; none: all is one batch.
+    pieces: Option<usize>,
+    is_marked: bool,
+    batch: WriteBatch,
 }
 
-fn write_synced(state: &StateDb, batch: WriteBatch) -> io::Result<()> {
-    state.write(batch)?;
-    state.db.flush_wal(true).map_err(super::super::db::io_error)
+impl<'a> Install<'a> {
+    /// Checks the whole file; changes nothing.
+    pub(crate) fn begin(
+        state: &'a StateDb,
+        group: GroupId,
+        meta: &'a RaftSnapshotMeta,
+        snapshot: &'a SnapshotFile,
+        pieces: Option<usize>,
+    ) -> io::Result<Self> {
+        let found = format::verify(&snapshot.file, group)?;
+        if found.last_log_id != meta.last_log_id {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the snapshot's file is not of the position that was announced",
+            ));
+        }
+        let (reader, _) = Reader::open(&snapshot.file, group)?;
+        Ok(Self {
+            state,
+            group,
+            meta,
+            reader,
+            pieces,
+            is_marked: false,
+            batch: WriteBatch::default(),
+        })
+    }
+
+    /// Writes the next batch; whether there is more to do. In pieces the first one is the mark.
+    pub(crate) fn step(&mut self) -> io::Result<bool> {
+        if !self.is_marked {
+            self.is_marked = true;
+            self.state.delete_group(&mut self.batch, self.group);
+            if self.pieces.is_some() {
+                self.state.put_installing(&mut self.batch, self.group, true);
+                self.write_synced()?;
+                return Ok(true);
+            }
+        }
+        while let Some(rows) = self.reader.next_rows()? {
+            for row in rows {
+                let cf = family(&self.state.db, row.cf.name());
+                let key = group_key(self.group, &row.suffix);
+                self.batch.put_cf(cf, key, &row.value);
+            }
+            let full = |piece| self.batch.size_in_bytes() >= piece;
+            if self.pieces.is_some_and(full) {
+                self.state.write(std::mem::take(&mut self.batch))?;
+                return Ok(true);
+            }
+        }
+        self.end()?;
+        Ok(false)
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        let (state, group, last) = (self.state, self.group, self.meta.last_log_id.as_ref());
+        let batch = &mut self.batch;
+        state.put_applied(batch, group, last, &self.meta.last_membership);
+        state.put_installed(batch, group, last);
+        if self.pieces.is_some() {
+            state.put_installing(batch, group, false);
+        }
+        self.write_synced()
+    }
+
+    fn write_synced(&mut self) -> io::Result<()> {
+        self.state.write(std::mem::take(&mut self.batch))?;
+        self.state
+            .db
+            .flush_wal(true)
+            .map_err(super::super::db::io_error)
+    }
 }
 
 #[cfg(test)]
@@ -135,14 +177,15 @@ mod tests {
 
     #[test]
     fn it_replaces_the_group_and_nothing_else() {
-        for pieces in [false, true] {
+        for pieces in [None, Some(1)] {
             let dir = tempfile::tempdir().unwrap();
             let state = state(dir.path());
             put(&state, G, b"a");
             put(&state, OTHER, b"a");
             let store = SnapshotStore::open(dir.path()).unwrap();
             let (meta, file) = snapshot(&store, &[b"b", b"c"]);
-            install_blocking(&state, G, &meta, &file, pieces).unwrap();
+            let mut install = Install::begin(&state, G, &meta, &file, pieces).unwrap();
+            while install.step().unwrap() {}
             assert_eq!(rows(&state, G), [b"b", b"c"]);
             assert_eq!(rows(&state, OTHER), [b"a"]);
             assert_eq!(state.applied(G).unwrap().0, meta.last_log_id);
@@ -159,8 +202,8 @@ mod tests {
         let (meta, file) = snapshot(&store, &[b"b"]);
         let length = file.length_bytes().unwrap();
         std::os::unix::fs::FileExt::write_all_at(&*file.file, b"x", length / 2).unwrap();
-        for pieces in [false, true] {
-            assert!(install_blocking(&state, G, &meta, &file, pieces).is_err());
+        for pieces in [None, Some(1)] {
+            assert!(Install::begin(&state, G, &meta, &file, pieces).is_err());
             assert_eq!(rows(&state, G), [b"a"]);
             assert!(!state.is_installing(G).unwrap());
         }

@@ -117,6 +117,16 @@ impl Mutations {
     }
 }
 
+/// Where a state that was not applied comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The database, as an earlier instance left it, or as the start mended it: even one of this process
+    /// may have ended between writing and telling.
+    Disk,
+    /// Another node: it replaced the group's whole state.
+    Snapshot,
+}
+
 /// Decides what a committed record does. Deterministic: the same records on the same state give
 /// the same writes and outcomes on every node (I13).
 pub trait Applier: Send + Sync + 'static {
@@ -134,13 +144,11 @@ pub trait Applier: Send + Sync + 'static {
         out: &mut Mutations,
     ) -> Result<Outcome, StateError>;
 
-    /// Before anything is applied to a state that comes from the disk or from a snapshot: the
+    /// A group's state is there that was not applied here and now, and nothing was applied to it yet; it
+    /// may be newer than what was told of the group before, so watchers must resync. `greatest`: the
     /// greatest reading of the records that made it.
-    fn restored(&self, group: GroupId, greatest: Hlc);
+    fn restored(&self, group: GroupId, greatest: Hlc, source: Source);
 
     /// After the batch up to `last` is visible in the database: for watches. Must return soon.
     fn applied(&self, group: GroupId, last: Position, effects: Vec<Effect>);
-
-    /// After a snapshot replaced the group's whole state, up to `last`: watchers must resync.
-    fn installed(&self, group: GroupId, last: Position);
 }

@@ -19,7 +19,7 @@ use super::super::types::{
     RaftEntry, RaftLogId, RaftSnapshot, RaftSnapshotMeta, RaftStoredMembership, TypeConfig,
     position_of,
 };
-use super::applier::{Applier, Mutations};
+use super::applier::{Applier, Mutations, Source};
 use super::db::StateDb;
 use super::reader::StateReader;
 use super::view::PendingView;
@@ -48,7 +48,7 @@ pub(crate) struct GroupMachine {
 type Answer = (ApplyResponder<TypeConfig>, Outcome);
 
 impl GroupMachine {
-    /// The machine as the database has it; ends an install that a crash interrupted.
+    /// The machine as the database has it; ends an install that was interrupted.
     pub(crate) async fn open(
         group: GroupId,
         state: Arc<StateDb>,
@@ -69,7 +69,7 @@ impl GroupMachine {
         }
         state.begin_traces(group)?;
         let (applied, membership) = state.applied(group)?;
-        tell_reading(group, &state, &*applier)?;
+        tell_state(group, &state, &*applier, Source::Disk)?;
         Ok(Self {
             group,
             state,
@@ -134,11 +134,16 @@ impl GroupMachine {
     }
 }
 
-/// Lets the applier know the greatest reading in the group's state, which it did not apply itself.
-fn tell_reading(group: GroupId, state: &StateDb, applier: &dyn Applier) -> io::Result<()> {
+/// Lets the applier know of a state that it did not apply itself.
+fn tell_state(
+    group: GroupId,
+    state: &StateDb,
+    applier: &dyn Applier,
+    source: Source,
+) -> io::Result<()> {
     let reader = StateReader::new(Arc::clone(&state.db));
     let greatest = history::greatest_reading(group, &reader).map_err(io::Error::other)?;
-    applier.restored(group, greatest);
+    applier.restored(group, greatest, source);
     Ok(())
 }
 
@@ -235,11 +240,7 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
         let kept = self.snapshots.adopt(self.group, meta, snapshot).await?;
         install::install(&self.state, self.group, meta, &kept).await?;
         (self.applied, self.membership) = self.state.applied(self.group)?;
-        tell_reading(self.group, &self.state, &*self.applier)?;
-        if let Some(last) = &self.applied {
-            self.applier.installed(self.group, position_of(last));
-        }
-        Ok(())
+        tell_state(self.group, &self.state, &*self.applier, Source::Snapshot)
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {

@@ -23,9 +23,9 @@ const MOMENT: Duration = Duration::from_millis(300);
 /// Proposes by the real rule, for a tenant that is open.
 async fn propose(engine: &Engine, record: &Record, patience: Duration) -> Option<Settled> {
     let rule = |facts| {
-        let is_tenant_open = true;
         let facts = EarlyFacts {
-            is_tenant_open,
+            is_tenant_open: true,
+            has_room_aside: true,
             ..facts
         };
         acks::may_answer_early(record, facts)

@@ -55,13 +55,13 @@ impl Applier for Keeper {
         Ok(Outcome(Bytes::copy_from_slice(&count.to_be_bytes())))
     }
 
-    fn restored(&self, _group: GroupId, _greatest: Hlc) {}
+    fn restored(&self, group: GroupId, _greatest: Hlc, source: Source) {
+        if source == Source::Snapshot {
+            self.installs.lock().unwrap().push(group);
+        }
+    }
 
     fn applied(&self, _group: GroupId, _last: Position, _effects: Vec<Effect>) {}
-
-    fn installed(&self, group: GroupId, _last: Position) {
-        self.installs.lock().unwrap().push(group);
-    }
 }
 
 pub(super) fn record(body: &str) -> Record {

@@ -1,6 +1,7 @@
 //! Tests of the engine as a whole: openraft's own storage suite, nodes over gRPC on loopback, and
 //! the torture.
 
+mod catch_up;
 mod cluster;
 mod damage;
 mod early;
@@ -8,6 +9,7 @@ mod entries;
 mod faults;
 mod field;
 mod harness;
+mod install;
 mod lease;
 mod load;
 mod quarantine;

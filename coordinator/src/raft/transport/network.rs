@@ -20,10 +20,12 @@ use openraft::raft::{
 };
 use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 
+use super::super::catch_up::CatchUp;
 use super::super::snapshot::{SnapshotFile, SnapshotStore};
 use super::super::types::{RaftSnapshot, RaftVote, TypeConfig};
 use super::super::witness::{Leash, without_payload};
 use super::{Route, Transport, TransportError, VoteKind};
+use crate::core::pace::Pace;
 
 /// Makes one group's connections.
 #[derive(Clone)]
@@ -39,6 +41,8 @@ pub(crate) struct GroupNetworks {
     pub(crate) leash: Option<Arc<Leash>>,
     /// How long a message for the witness waits for something to be granted.
     pub(crate) hold: Duration,
+    /// Holds back what is sent to one that catches up.
+    pub(crate) catch_up: Arc<CatchUp>,
     /// Makes the files of snapshots for the witness.
     pub(crate) snapshots: Arc<SnapshotStore>,
 }
@@ -57,6 +61,7 @@ pub(crate) struct GroupNetwork {
     leash: Option<Arc<Leash>>,
     /// Nothing of the last message was granted.
     is_held: bool,
+    pace: Pace,
 }
 
 impl RaftNetworkFactory<TypeConfig> for GroupNetworks {
@@ -77,6 +82,7 @@ impl RaftNetworkFactory<TypeConfig> for GroupNetworks {
             route,
             leash: leash.cloned(),
             is_held: false,
+            pace: Pace::default(),
         }
     }
 }
@@ -174,6 +180,8 @@ impl RaftNetworkV2<TypeConfig> for GroupNetwork {
         rpc: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let catch_up = &self.networks.catch_up;
+        catch_up.turn(self.route.to, &mut self.pace, &rpc).await;
         match self.leash.clone() {
             None => self.send(rpc).await,
             Some(leash) => self.send_on_leash(&leash, rpc).await,

@@ -38,6 +38,7 @@ impl DataService {
     fn may_answer_early(&self, group: GroupId, record: &Record, facts: EarlyFacts) -> bool {
         let facts = EarlyFacts {
             is_tenant_open: self.is_open(group, record),
+            has_room_aside: !self.0.quarantined.is_full(),
             ..facts
         };
         acks::may_answer_early(record, facts)

@@ -142,7 +142,7 @@ impl DataService {
         })?;
         let ready = self.0.engine.apply_term_start(group, deadline).await;
         ready.map_err(miss_of)?;
-        let record = record.stamped(self.0.clock.now());
+        let record = record.stamped(self.0.clock.now(group));
         let proposed = self.propose_by(group, rule, record, deadline).await;
         let applied = match proposed.map_err(miss_of)? {
             Settled::Applied(applied) => applied,

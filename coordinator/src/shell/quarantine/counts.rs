@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use maia_common::limits;
 use maia_common::wire::record as wire;
 
-use crate::core::quarantine::{Acknowledged, Resolution};
+use crate::core::quarantine::{Acknowledged, Resolution, Waiting};
 
 /// What became of an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// Its write is what is there now.
     Won,
@@ -88,6 +88,8 @@ const STRATEGIES: [Option<Resolution>; 4] = [
 pub(super) struct Totals {
     /// By [`Acknowledged::ALL`].
     entries: [u64; Acknowledged::ALL.len()],
+    /// By [`Waiting::ALL`].
+    waiting: [u64; Waiting::ALL.len()],
     bytes: u64,
 }
 
@@ -97,9 +99,18 @@ impl Totals {
         self.bytes += size_bytes;
     }
 
-    pub(super) fn remove(&mut self, of: Acknowledged, size_bytes: u64) {
-        let entries = &mut self.entries[nth(of)];
-        *entries = entries.saturating_sub(1);
+    pub(super) fn add_waiting(&mut self, why: Waiting) {
+        self.waiting[nth_why(why)] += 1;
+    }
+
+    /// One goes that nobody was told is safe.
+    pub(super) fn remove_other(&mut self, size_bytes: u64) {
+        for cell in [
+            &mut self.entries[nth(Acknowledged::No)],
+            &mut self.waiting[nth_why(Waiting::NotAcknowledged)],
+        ] {
+            *cell = cell.saturating_sub(1);
+        }
         self.bytes = self.bytes.saturating_sub(size_bytes);
     }
 
@@ -115,10 +126,16 @@ fn nth(of: Acknowledged) -> usize {
     found.unwrap_or_default()
 }
 
+fn nth_why(why: Waiting) -> usize {
+    let found = Waiting::ALL.iter().position(|w| *w == why);
+    found.unwrap_or_default()
+}
+
 /// The counters. Relaxed: they are for people.
 #[derive(Debug, Default)]
 pub struct Counts {
     entries: [AtomicU64; Acknowledged::ALL.len()],
+    waiting: [AtomicU64; Waiting::ALL.len()],
     bytes: AtomicU64,
     full: AtomicBool,
     outcomes: [[AtomicU64; Outcome::ALL.len()]; STRATEGIES.len()],
@@ -130,6 +147,20 @@ impl Counts {
     pub fn entries(&self) -> impl Iterator<Item = (Acknowledged, u64)> + '_ {
         let cells = Acknowledged::ALL.into_iter().zip(&self.entries);
         cells.map(|(acknowledged, n)| (acknowledged, n.load(Ordering::Relaxed)))
+    }
+
+    /// Whether there was half of what there may be when last looked at.
+    #[must_use]
+    pub fn is_half_full(&self) -> bool {
+        let entries: u64 = self.entries().map(|(_, n)| n).sum();
+        entries > limits::MAX_QUARANTINE_ENTRIES / 2
+            || self.bytes() > limits::MAX_QUARANTINE_BYTES / 2
+    }
+
+    /// Those of them that wait for the operator, by why.
+    pub fn waiting(&self) -> impl Iterator<Item = (Waiting, u64)> + '_ {
+        let cells = Waiting::ALL.into_iter().zip(&self.waiting);
+        cells.map(|(why, n)| (why, n.load(Ordering::Relaxed)))
     }
 
     /// How often each strategy had each outcome.
@@ -157,6 +188,9 @@ impl Counts {
 
     pub(super) fn set_totals(&self, totals: Totals) {
         for (cell, n) in self.entries.iter().zip(totals.entries) {
+            cell.store(n, Ordering::Relaxed);
+        }
+        for (cell, n) in self.waiting.iter().zip(totals.waiting) {
             cell.store(n, Ordering::Relaxed);
         }
         self.bytes.store(totals.bytes, Ordering::Relaxed);
@@ -197,12 +231,15 @@ mod tests {
         let counts = Counts::default();
         let totals = Totals {
             entries: [1, 2, 3],
+            waiting: [0, 5, 0, 0, 0, 0, 0],
             bytes: 9,
         };
         counts.set_totals(totals);
         let named = counts.entries().map(|(of, n)| (of.name(), n));
         let expected = [("no", 1), ("perhaps", 2), ("yes", 3)];
         assert_eq!(named.collect::<Vec<_>>(), expected);
+        let waiting = counts.waiting().find(|(_, n)| *n > 0);
+        assert_eq!(waiting, Some((Waiting::Rejected, 5)));
     }
 
     #[test]
@@ -210,15 +247,26 @@ mod tests {
         let mut totals = Totals {
             entries: [0, 0, limits::MAX_QUARANTINE_ENTRIES],
             bytes: limits::MAX_QUARANTINE_BYTES,
+            ..Totals::default()
         };
         assert!(!totals.is_over());
         totals.add(Acknowledged::No, 0);
         assert!(totals.is_over());
-        totals.remove(Acknowledged::No, 0);
+        totals.add_waiting(Waiting::NotAcknowledged);
+        totals.remove_other(0);
+        assert_eq!(totals.waiting, [0; Waiting::ALL.len()]);
         totals.bytes += 1;
         let counts = Counts::default();
         counts.set_totals(totals);
-        assert!(totals.is_over() && counts.is_full());
+        assert!(totals.is_over() && counts.is_full() && counts.is_half_full());
+        counts.set_totals(Totals::default());
+        assert!(!counts.is_full() && !counts.is_half_full());
+        let half = Totals {
+            bytes: limits::MAX_QUARANTINE_BYTES / 2 + 1,
+            ..Totals::default()
+        };
+        counts.set_totals(half);
+        assert!(!counts.is_full() && counts.is_half_full());
     }
 
     #[test]

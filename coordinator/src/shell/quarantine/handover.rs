@@ -19,6 +19,16 @@ use crate::shell::placements::Refusal;
 /// How long one node may take to say what it knows, or to take an entry.
 const ASK_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Who hands an entry over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Giver {
+    /// A node of the cluster, or, in the clear, one that nobody can tell from it.
+    Member,
+    /// A node that was removed. What it has may stand nowhere else, so it is taken; but the machine may
+    /// have been removed because it is no longer trusted, so nothing it says takes effect by itself.
+    Removed(NodeId),
+}
+
 /// What came of handing an entry over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Handed {
@@ -75,7 +85,7 @@ impl QuarantineService {
             let taken = self.0.parts.peers.take_quarantined(*node, entry, deadline);
             match taken.await {
                 Ok(()) => {
-                    tracing::info!(id = %entry.id, %node, "handed a cut-off record over");
+                    tracing::debug!(id = %entry.id, %node, "handed a cut-off record over");
                     return Ok(Handed::Over);
                 }
                 Err(PeerError::Refused {
@@ -104,8 +114,9 @@ impl QuarantineService {
     ///
     /// # Errors
     /// [`Refusal`]: `unknown_tenant` when its tenant was deleted, `stale_placement` when this node is
-    /// no member of the tenant's group either, `disk_full` when its quarantine is full.
-    pub async fn take(&self, entry: Entry, deadline: Instant) -> Result<(), Refusal> {
+    /// no member of the tenant's group either, `disk_full` when its quarantine is full, or, of a node that was
+    /// removed, half full.
+    pub async fn take(&self, entry: Entry, giver: Giver, deadline: Instant) -> Result<(), Refusal> {
         let parts = &self.0.parts;
         let deleted = || Refusal::new(ErrorCode::UnknownTenant, "the tenant was deleted");
         let tenant = entry.record.tenant.as_ref().ok_or_else(deleted)?;
@@ -118,7 +129,12 @@ impl QuarantineService {
             }
             _ => return Err(deleted()),
         };
-        if self.0.counts.is_full() {
+        let is_member = giver == Giver::Member;
+        let has_room = match giver {
+            Giver::Member => !self.counts().is_full(),
+            Giver::Removed(_) => !self.counts().is_half_full(),
+        };
+        if !has_room {
             let text = "the quarantine of this node is full";
             return Err(Refusal::new(ErrorCode::DiskFull, text));
         }
@@ -130,10 +146,16 @@ impl QuarantineService {
             return Err(Refusal::new(ErrorCode::StalePlacement, text));
         }
         let (id, tenant) = (entry.id, tenant.clone());
-        let adopted = self.disk(move |entries| entries.adopt(entry)).await;
+        let entry = if is_member {
+            entry
+        } else {
+            entry.of_a_removed_node()
+        };
+        let adopted = self.disk(move |entries| entries.adopt(entry, is_member));
+        let adopted = adopted.await;
         adopted.map_err(|error| unreadable(&error))?;
         self.0.adopted.fetch_add(1, Ordering::Relaxed);
-        tracing::info!(%id, %tenant, "took a cut-off record over");
+        tracing::debug!(%id, %tenant, ?giver, "took a cut-off record over");
         Ok(())
     }
 }

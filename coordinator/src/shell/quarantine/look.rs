@@ -9,14 +9,16 @@ use maia_common::ids::{GroupId, NodeId, TenantId};
 
 use super::counts::Totals;
 use super::handover::Handed;
+use super::tally::{Matter, Tally};
 use super::turns::{LOOK_EVERY, Pace, Turns};
 use super::{Outcome, QuarantineService};
 use crate::core::custody::{self, Custody};
 use crate::core::history::Standing;
 use crate::core::quarantine::{
-    Acknowledged, Entry, EntryId, Home, Resolution, Step, Waiting, next_step, waits_for,
+    Acknowledged, Entry, EntryId, Home, Now, Resolution, Step, Waiting, next_step, waits_for,
 };
 use crate::raft::{Found, Quarantine};
+use crate::shell::peers::PeerError;
 
 /// How long one resolution may take; it is tried again.
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(3);
@@ -37,6 +39,10 @@ struct Look {
     changed: bool,
     /// Some are gone whose bytes are not to stay in this node's files.
     purged: bool,
+    /// Some could not be read: the rest is not all there is.
+    partial: bool,
+    /// What is to be said of it.
+    tally: Tally,
 }
 
 impl Look {
@@ -103,9 +109,13 @@ impl QuarantineService {
 
     /// Publishes what a look came to.
     async fn finish(&self, look: Look) {
+        look.tally.say();
+        if look.partial {
+            return;
+        }
         let custody = Custody::of(&look.held);
-        self.0.counts.set_totals(look.totals);
-        if self.0.counts.is_full() {
+        self.counts().set_totals(look.totals);
+        if self.counts().is_full() {
             tracing::error!(
                 "the quarantine is full of records that clients were told are safe: maiactl quarantine list"
             );
@@ -131,7 +141,7 @@ impl QuarantineService {
                 Ok(page) => page,
                 Err(error) => {
                     tracing::error!(%error, "the quarantine can't be read");
-                    look.unsettled = true;
+                    (look.unsettled, look.partial) = (true, true);
                     return look;
                 }
             };
@@ -164,7 +174,8 @@ impl QuarantineService {
         let entry = match entry {
             Ok(entry) => entry,
             Err(error) => {
-                tracing::error!(%id, %error, "an entry of the quarantine is damaged");
+                let why = || error.to_string();
+                look.tally.note(Matter::Damaged, id, why);
                 return look.keep(id, Acknowledged::Perhaps, size_bytes);
             }
         };
@@ -187,8 +198,9 @@ impl QuarantineService {
                 if waiting == Waiting::NotAcknowledged {
                     look.others.push((entry.at_unix_ms, id, size_bytes));
                 }
+                look.totals.add_waiting(waiting);
                 if entry.waiting != Some(waiting) {
-                    tracing::warn!(%id, why = waiting.name(), "a cut-off record waits for the operator");
+                    look.tally.note(Matter::Waits(waiting), id, String::new);
                     let waiting = Some(waiting);
                     changes.marked.push(Entry { waiting, ..entry });
                 }
@@ -196,7 +208,8 @@ impl QuarantineService {
             Ok(Change::Decided) => return,
             Err(Stop::Passed) => look.unsettled = true,
             Err(Stop::Hindered(by, reason)) => {
-                tracing::info!(%id, %tenant, %reason, "a cut-off record will be looked at again");
+                let why = || format!("tenant `{tenant}`: {reason}");
+                look.tally.note(Matter::Later, id, why);
                 look.unsettled = true;
                 turns.hindered(&tenant, by);
             }
@@ -212,7 +225,7 @@ impl QuarantineService {
         turns: &mut Turns,
     ) -> Result<Change, Stop> {
         if *self.0.parts.removed.borrow() {
-            return self.evacuate(entry).await;
+            return self.evacuate(entry, tenant, turns).await;
         }
         let deadline = Instant::now() + RESOLVE_PATIENCE;
         let (home, group) = self.home(tenant, turns, deadline).await?;
@@ -223,7 +236,11 @@ impl QuarantineService {
         if !is_there.map_err(|error| Stop::Hindered(None, error.to_string()))? {
             return Ok(Change::Decided);
         }
-        match next_step(entry, standing, home, self.0.parts.clock.wall_ms()) {
+        let now = Now {
+            unix_ms: self.0.parts.clock.wall_ms(),
+            max_clock_offset: self.0.parts.max_clock_offset,
+        };
+        match next_step(entry, standing, home, now) {
             Step::Later => Err(Stop::Hindered(
                 asked,
                 "not known to be committed or not".into(),
@@ -294,11 +311,17 @@ impl QuarantineService {
         self.pass_on(&marked, &to, group).await
     }
 
-    /// On a node that was removed: all it has goes to whoever may keep it and takes it. Over TLS nobody does,
-    /// since a removed node is trusted with nothing: then it stays here, for the operator to export.
-    async fn evacuate(&self, entry: &Entry) -> Result<Change, Stop> {
-        let to = self.anybody();
-        self.pass_on(entry, &to, Some(GroupId::METASTORE)).await
+    /// On a node that was removed: all it has goes to whoever may keep it and takes it. There it waits for the
+    /// operator: a removed node is trusted with no more.
+    async fn evacuate(
+        &self,
+        entry: &Entry,
+        tenant: &TenantId,
+        turns: &mut Turns,
+    ) -> Result<Change, Stop> {
+        let nobody = Some(GroupId::METASTORE);
+        allow(turns, tenant, nobody.as_slice())?;
+        self.pass_on(entry, &self.anybody(), nobody).await
     }
 
     async fn pass_on(
@@ -310,6 +333,8 @@ impl QuarantineService {
         match self.hand_over(entry, to).await {
             Ok(Handed::Over) => Ok(Change::Gone(None, Outcome::HandedOver)),
             Ok(Handed::TenantDeleted) => Ok(Change::Gone(None, Outcome::TenantDeleted)),
+            // Whoever says no to this tenant's may take another's.
+            Err(error @ PeerError::Refused { .. }) => Err(Stop::Hindered(None, error.to_string())),
             Err(error) => Err(Stop::Hindered(by, error.to_string())),
         }
     }
@@ -326,7 +351,7 @@ impl QuarantineService {
             if !totals.is_over() {
                 break;
             }
-            totals.remove(Acknowledged::No, size_bytes);
+            totals.remove_other(size_bytes);
             gone.push(id);
         }
         let count = gone.len();
@@ -345,7 +370,7 @@ impl QuarantineService {
         );
         look.totals = totals;
         for id in gone {
-            self.0.counts.count(None, Outcome::Expired);
+            self.counts().count(None, Outcome::Expired);
             if let Some((_, others)) = look.held.get_mut(&id.group) {
                 *others = others.saturating_sub(1);
             }
@@ -373,12 +398,14 @@ impl QuarantineService {
         }
         look.changed = true;
         for _ in 0..waits {
-            self.0.counts.count(None, Outcome::Waits);
+            self.counts().count(None, Outcome::Waits);
         }
         for gone in gone {
             let outcome = gone.outcome;
             look.purged |= matches!(outcome, Outcome::HandedOver | Outcome::TenantDeleted);
-            self.0.counts.count(gone.how, outcome);
+            self.counts().count(gone.how, outcome);
+            let noted = Matter::Gone(outcome);
+            look.tally.note(noted, gone.entry.id, String::new);
         }
     }
 }

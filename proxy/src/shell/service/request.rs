@@ -73,8 +73,6 @@ pub struct Ctx {
     pub(super) fate: Fate,
     /// Of the request as the origin got it last.
     pub(super) repeatable: bool,
-    /// It has an idempotency key.
-    pub(super) keyed: bool,
     /// What is answered in place of what an error would be.
     pub(super) answer: Option<Answer>,
 }
@@ -101,7 +99,6 @@ impl Ctx {
             breaks: 0,
             fate: Fate::Untouched,
             repeatable: false,
-            keyed: false,
             answer: None,
         }
     }
@@ -134,9 +131,9 @@ impl Ctx {
         }
     }
 
-    /// The answer that is true: of a write that may have been carried out, no problem of a later
-    /// try says that it was not; nor does a redirect send it to where nobody knows of this one, and a
-    /// refusal would say so.
+    /// The answer that is true: of a write that may have been carried out, the proxy itself says nothing
+    /// else. Neither that it was not, nor where to go with it: whoever is asked there would say so of
+    /// its own try, or carry it out a second time.
     pub(super) fn truthful(&self, answer: Answer) -> Answer {
         if self.is_unknown() {
             OUTCOME_UNKNOWN
@@ -146,12 +143,13 @@ impl Ctx {
     }
 
     /// Whether the origin's answer to this try, as an answer to the client, would say of an earlier one
-    /// what nobody knows: that one was sent, broke off, and may yet be carried out. What was decided on
-    /// a write with a key is decided for every try of it; without one a success alone is as good.
+    /// what nobody knows: that one was sent, broke off, and may yet be carried out. A success alone is
+    /// as good for both: what is tried twice has a key, or has one effect however often it is done. A
+    /// refusal need not be of what the key stands for: the tenant may have left since.
     pub(super) fn is_beyond(&self, status: StatusCode) -> bool {
-        let is_decided = status.is_success()
-            || self.keyed && status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS;
-        self.class == Class::Write && self.fate == Fate::Unknown && !is_decided
+        let is_final = !status.is_informational();
+        let is_refusal = is_final && !status.is_success();
+        self.class == Class::Write && self.fate == Fate::Unknown && is_refusal
     }
 
     /// Whether it is a write of which nobody here knows if it took effect.
@@ -195,32 +193,4 @@ pub(super) async fn left(session: &mut Session) {
         std::future::pending::<()>().await;
     }
     let _closed = downstream.read_body_or_idle(true).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::core::decide::RedirectReason;
-
-    #[test]
-    fn a_write_that_was_sent_is_neither_refused_nor_sent_elsewhere() {
-        let redirect = || Answer::Redirect {
-            location: HeaderValue::from_static("http://elsewhere/"),
-            primary: None,
-            reason: RedirectReason::WriteToPrimary,
-        };
-        let refusal = || Answer::problem(ErrorCode::GroupLeaderless, "");
-        let mut ctx = Ctx::new(Instant::now());
-        assert_eq!(ctx.truthful(redirect()).status(), 307);
-        ctx.sends();
-        ctx.was_refused();
-        assert_eq!(ctx.truthful(redirect()).status(), 307, "it did nothing");
-        ctx.fate = Fate::Unknown;
-        let unknown = ErrorCode::OutcomeUnknown.as_str();
-        for answer in [redirect(), refusal()] {
-            assert_eq!(ctx.truthful(answer).reason(), unknown);
-        }
-        ctx.class = Class::Read;
-        assert_eq!(ctx.truthful(redirect()).status(), 307);
-    }
 }

@@ -81,6 +81,7 @@ impl World {
             has_applied_term_start: node.applied.term.get() == lead.term,
             is_tenant_open: open.expect("memory can be read"),
             has_control_ahead: !is_blind && ahead.into_iter().any(is_control),
+            has_room_aside: true,
         })
     }
 
