@@ -83,7 +83,8 @@ pub async fn verify(
             .extend(false_words.map(|text| format!("{} {}: {text}", tenant.name, key.id)));
         if let Some(mut text) = judge(tenant, key, events, copies, found) {
             for refused in refusals.on.get(key).into_iter().flatten() {
-                text.push_str(&format!("\n    refused: {refused}"));
+                text.push_str("\n    refused: ");
+                text.push_str(refused);
             }
             found.violations.push(text);
         }
