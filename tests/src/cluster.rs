@@ -6,6 +6,7 @@
 //!   └─ drop: kill -9 of the recorded pids, folder removed (kept, and named, when the test failed)
 //! ```
 
+mod clocks;
 mod files;
 mod guard;
 mod ports;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+pub use clocks::Clocks;
 pub use files::{Files, Region};
 
 use crate::client::{Answer, Client, Request};
@@ -33,6 +35,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// The folder; a temporary one unless given.
     pub dir: Option<PathBuf>,
+    /// The wall clocks of its coordinators can be set, where this machine lets us.
+    pub with_clocks: bool,
 }
 
 /// A running cluster.
@@ -44,6 +48,7 @@ pub struct Cluster {
     guard: guard::Guard,
     _ports: ports::Claim,
     temporary: Option<tempfile::TempDir>,
+    clocks: Option<Clocks>,
 }
 
 impl Options {
@@ -51,6 +56,13 @@ impl Options {
     #[must_use]
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// With wall clocks that can be set.
+    #[must_use]
+    pub fn clocks(mut self) -> Self {
+        self.with_clocks = true;
         self
     }
 
@@ -83,13 +95,14 @@ impl Cluster {
             .clone()
             .or_else(|| Some(temporary.as_ref()?.path().to_path_buf()));
         let dir = dir.expect("either given or temporary");
+        let clocks = options.with_clocks.then(Clocks::prepare).flatten();
         for _ in 0..10 {
             let ports = ports::claim();
             let base = ports.base.to_string();
             let guard = guard::Guard::over(&dir);
             let mut arguments = vec!["cluster", "up", "--base-port", &base];
             arguments.extend(options.arguments.iter().map(String::as_str));
-            let output = maiactl(&dir, &arguments).await;
+            let output = maiactl_of(&dir, clocks.as_ref(), &arguments).await;
             let complaint = String::from_utf8_lossy(&output.stderr);
             if output.status.success() {
                 let files = Files::read(&dir);
@@ -101,6 +114,7 @@ impl Cluster {
                     guard,
                     _ports: ports,
                     temporary,
+                    clocks,
                 };
             }
             // Somebody outside these tests took a port between our look and the start.
@@ -280,7 +294,7 @@ impl Cluster {
 
     /// Runs maiactl on this cluster.
     pub async fn maiactl(&self, arguments: &[&str]) -> Output {
-        maiactl(&self.dir, arguments).await
+        maiactl_of(&self.dir, self.clocks.as_ref(), arguments).await
     }
 
     /// Runs maiactl on this cluster; panics unless it succeeds.
@@ -309,6 +323,17 @@ impl Cluster {
     pub async fn restart_coordinator(&self, i: usize) {
         let id = self.region(i).coordinator_id.to_string();
         self.run(&["cluster", "restart", "--node", &id]).await;
+    }
+
+    /// Whether the coordinators' wall clocks can be set.
+    #[must_use]
+    pub const fn has_clocks(&self) -> bool {
+        self.clocks.is_some()
+    }
+
+    /// Sets the wall clock of a region's coordinator this far ahead of what is right, until it is set again.
+    pub fn set_clock(&self, i: usize, ahead_ms: i64) {
+        clocks::set(&self.region(i).dir, ahead_ms);
     }
 
     /// The log of a region's coordinator.
@@ -353,7 +378,15 @@ impl Drop for Cluster {
 
 /// Runs maiactl on the cluster of a folder.
 pub async fn maiactl(dir: &Path, arguments: &[&str]) -> Output {
-    tokio::process::Command::new(binary("maiactl"))
+    maiactl_of(dir, None, arguments).await
+}
+
+async fn maiactl_of(dir: &Path, clocks: Option<&Clocks>, arguments: &[&str]) -> Output {
+    let mut command = tokio::process::Command::new(binary("maiactl"));
+    if let Some(clocks) = clocks {
+        command.env("MAIA_BIN_DIR", clocks.bin());
+    }
+    command
         .args(arguments)
         .arg("--dir")
         .arg(dir)

@@ -1,6 +1,6 @@
 //! Runs of faults against real processes: clients of several tenants write and read in async, semi-sync
-//! and sync mode while coordinators are killed and stopped and their links cut; then everything heals,
-//! and what was acknowledged is looked for.
+//! and sync mode while coordinators are killed and stopped, their links cut and their clocks set wrong; then
+//! everything heals, and what was acknowledged is looked for.
 //!
 //! ```text
 //! stage ──▶ load (clients, histories)            ┐
@@ -11,6 +11,7 @@
 //! - I3: the last value of an asynchronous resource is not older than an acknowledged one, once
 //!   quarantine has nothing left to resolve.
 //! - I8: a value has one version for ever: no write takes effect twice.
+//! - A node whose clock is wrong hands on what it leads, says why, and takes it back when it is right.
 //! - I13: all replicas of a group have one digest at the end.
 //!
 //! A seed fixes what breaks and when; what the processes make of it is theirs, so a run can't be
@@ -167,6 +168,7 @@ pub async fn run_then(
     drop(workers);
     let noted = record.end();
     (found.faults, found.skipped) = (counts.struck, counts.skipped);
+    found.violations = counts.violations;
     found.lasted = began.elapsed();
     then.await;
     verify::verify(stage, noted, clock, &mut found).await;

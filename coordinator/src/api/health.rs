@@ -139,6 +139,15 @@ fn diagnose(seen: &[Seen], leaderless: &[GroupId], followers: &[Value]) -> Diagn
             s.group
         ));
     }
+    let unfit = seen.iter().filter(|s| s.status.is_unfit).map(|s| s.group);
+    let unfit: Vec<String> = unfit.map(|group| group.to_string()).collect();
+    if !unfit.is_empty() {
+        reasons.push(format!(
+            "this node's clock is off from those of most members, or has jumped and nobody confirms it: it \
+             does not lead groups {}",
+            unfit.join(", ")
+        ));
+    }
     for group in leaderless.iter().filter(|g| !g.is_metastore()) {
         reasons.push(format!("group {group} has no leader"));
     }

@@ -8,9 +8,11 @@
 //! go back along a group's log, however the wall clock jumps).
 //!
 //! A node whose wall clock is off by more than `max_clock_offset` may not lead: its readings would
-//! win every conflict, or none. `shell/clock_watch` measures, and sees to it. What it stamped before that was
-//! noticed stands in its groups' logs, and whoever leads them goes on above it; but no other group's readings
-//! follow it there: a node's clock does not take up what [`is_ahead`].
+//! win every conflict, or none. `shell/clock_watch` measures, and sees to it. That takes a second or two
+//! from the moment a clock is set: until others have confirmed where it stands now, readings go on from
+//! where it stood before ([`follows`]), so that no record is stamped by a clock that has just jumped. What a clock
+//! stamped that was wrong from the start stands in its groups' logs, and whoever leads them goes on above it; but no
+//! other group's readings follow it there: a node's clock does not take up what [`is_ahead`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -60,6 +62,18 @@ pub fn may_lead(offsets_ms: &[i64], members: usize, max_clock_offset: Duration) 
         .filter(|offset| offset.unsigned_abs() > bound)
         .count();
     members.saturating_sub(far) > members / 2
+}
+
+/// Whether readings follow the wall clock after it moved by `step_ms` against a clock that nobody sets.
+/// Within the bound they do: that is how clocks are kept right. Beyond it only when a majority of the
+/// members, this one counted, have just said a time near the new one (`heard_ms`: theirs minus the new one):
+/// who hears nobody can't tell a clock that was set right from one that was set wrong.
+#[must_use]
+pub fn follows(step_ms: i64, heard_ms: &[i64], members: usize, max_clock_offset: Duration) -> bool {
+    let bound = u64::try_from(max_clock_offset.as_millis()).unwrap_or(u64::MAX);
+    let is_near = |ms: &i64| ms.unsigned_abs() <= bound;
+    let near = heard_ms.iter().filter(|ms| is_near(ms)).count();
+    is_near(&step_ms) || near + 1 > members / 2
 }
 
 /// How far another wall clock is ahead of this one at least, in milliseconds (behind: below zero): it
@@ -120,6 +134,28 @@ mod tests {
         ];
         for (offsets, members, expected) in cases {
             assert_eq!(may_lead(offsets, members, bound), expected, "{offsets:?}");
+        }
+    }
+
+    #[test]
+    fn a_jump_is_followed_when_a_majority_confirms_it() {
+        let bound = Duration::from_millis(500);
+        let cases: [(i64, &[i64], usize, bool); 8] = [
+            (-500, &[], 3, true),
+            (500, &[9000, 9000], 3, true),
+            (501, &[], 3, false),
+            (-9000, &[9000, 9000], 3, false),
+            (9000, &[0, -9000], 3, true),
+            (9000, &[0], 5, false),
+            (i64::MIN, &[i64::MIN], 2, false),
+            (9000, &[], 1, true),
+        ];
+        for (step, heard, members, expected) in cases {
+            assert_eq!(
+                follows(step, heard, members, bound),
+                expected,
+                "{step} {heard:?}"
+            );
         }
     }
 

@@ -105,6 +105,8 @@ pub struct GroupStatus {
     pub witness: Option<NodeId>,
     /// On the leader: whether the witness runs free, so that records may have one copy.
     pub is_witness_free: bool,
+    /// Whether this node shall not lead: its clock is off from most voters'.
+    pub is_unfit: bool,
     /// Whether a change of members is between its two steps: `voters` are those of both.
     pub is_joint: bool,
     /// Whether that membership is applied here, hence committed.
@@ -141,6 +143,7 @@ impl GroupStatus {
             learners: Vec::new(),
             witness: stop.witness,
             is_witness_free: false,
+            is_unfit: false,
             is_joint: false,
             members_settled: false,
             members_since: None,
@@ -319,6 +322,7 @@ impl Group {
                 .collect(),
             witness: self.witness(),
             is_witness_free: self.leash.as_ref().is_some_and(|leash| leash.is_free()),
+            is_unfit: self.is_unfit(self.node),
             is_joint: m.membership_config.get_joint_config().len() > 1,
             members_settled: *m.membership_config.log_id() <= m.last_applied,
             members_since: m

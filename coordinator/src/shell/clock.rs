@@ -5,21 +5,34 @@
 //! reading that no clock within the bound can have made is not let in: it would spread from the group in whose
 //! log it stands to every group of every node that has a replica of it. It counts in its own group alone, whose
 //! log must not go back (I4), until the wall clock has come up to it.
+//!
+//! Between two moments at which the wall clock was found credible (`shell/clock_watch`, by
+//! `core/hlc::follows`) the time is counted by a clock that nobody sets: a wall clock that jumps
+//! stamps no record before the other nodes have confirmed it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use maia_common::ids::GroupId;
 
 use crate::core::hlc;
 use crate::core::record::Hlc;
 
+/// One look at the wall clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    wall_us: u64,
+    at: Instant,
+}
+
 /// Readings that only grow, also when the wall clock is set back.
 #[derive(Debug)]
 pub struct Clock {
     last: AtomicU64,
+    /// When the wall clock was last found credible.
+    trusted: Mutex<Reading>,
     bound: Duration,
     /// The last readings of groups whose logs are ahead of the wall clock by more than the bound: no more
     /// than there are groups.
@@ -28,12 +41,42 @@ pub struct Clock {
     far: AtomicUsize,
 }
 
+impl Reading {
+    /// What the wall clock says now.
+    #[must_use]
+    pub fn take() -> Self {
+        Self {
+            wall_us: unix_us(),
+            at: Instant::now(),
+        }
+    }
+
+    /// What it said, in milliseconds since 1970.
+    #[must_use]
+    pub const fn wall_ms(&self) -> u64 {
+        self.wall_us / 1000
+    }
+
+    /// How long ago that was.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.at.elapsed()
+    }
+
+    fn ms_at(&self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.at).as_micros();
+        let since = u64::try_from(since).unwrap_or(u64::MAX);
+        self.wall_us.saturating_add(since) / 1000
+    }
+}
+
 impl Clock {
     /// A clock that takes up readings ahead of the wall clock by up to `max_clock_offset`.
     #[must_use]
     pub fn new(max_clock_offset: Duration) -> Self {
         Self {
             last: AtomicU64::default(),
+            trusted: Mutex::new(Reading::take()),
             bound: max_clock_offset,
             ahead: Mutex::default(),
             far: AtomicUsize::default(),
@@ -43,7 +86,7 @@ impl Clock {
     /// A reading for a record of this group: greater than all before, and than all of the group that were
     /// [observed](Clock::observe).
     pub fn now(&self, group: GroupId) -> Hlc {
-        let wall_ms = unix_us() / 1000;
+        let wall_ms = self.wall_ms();
         let next = |last| hlc::tick(Hlc::from_raw(last), wall_ms);
         let before = self
             .last
@@ -80,7 +123,7 @@ impl Clock {
         if seen.get() <= self.last.load(Ordering::Relaxed) {
             return;
         }
-        if hlc::is_ahead(seen, unix_us() / 1000, self.bound) {
+        if hlc::is_ahead(seen, self.wall_ms(), self.bound) {
             return self.hold_ahead(group, seen);
         }
         let next = |last| Some(hlc::observe(Hlc::from_raw(last), seen).get());
@@ -88,6 +131,29 @@ impl Clock {
             .last
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         updated.expect("an update is always given");
+    }
+
+    /// Milliseconds since 1970: the wall clock as it was last found credible, and the time since. Goes
+    /// back when a clock that was ahead is set right.
+    #[must_use]
+    pub fn wall_ms(&self) -> u64 {
+        self.trusted().ms_at(Instant::now())
+    }
+
+    /// How far the wall clock had moved at that look against this clock, in milliseconds.
+    #[must_use]
+    pub fn step_ms(&self, reading: &Reading) -> i64 {
+        let limit = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        limit(reading.wall_ms()) - limit(self.trusted().ms_at(reading.at))
+    }
+
+    /// Time is counted from this look on.
+    pub fn trust(&self, reading: Reading) {
+        *self.trusted.lock().unwrap_or_else(PoisonError::into_inner) = reading;
+    }
+
+    fn trusted(&self) -> Reading {
+        *self.trusted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn hold_ahead(&self, group: GroupId, seen: Hlc) {
@@ -172,5 +238,25 @@ mod tests {
             0,
             "nothing is held for it"
         );
+    }
+
+    #[test]
+    fn a_jump_counts_from_when_it_is_trusted() {
+        const HOUR_US: u64 = 3_600_000_000;
+        let clock = Clock::new(BOUND);
+        let now = Reading::take();
+        let jumped = Reading {
+            wall_us: now.wall_us + HOUR_US,
+            ..now
+        };
+        let step_ms = clock.step_ms(&jumped);
+        assert!((3_599_000..3_601_000).contains(&step_ms), "{step_ms}");
+        assert!(clock.now(G).physical_ms() < jumped.wall_ms());
+        clock.trust(jumped);
+        let ahead = clock.now(G);
+        assert!(ahead.physical_ms() >= jumped.wall_ms());
+        clock.trust(now);
+        assert!(clock.wall_ms() < jumped.wall_ms(), "set right again");
+        assert!(clock.now(G) > ahead, "what was stamped is never undercut");
     }
 }

@@ -4,10 +4,12 @@
 //! what it is told.
 //!
 //! ```text
-//!  every second: Peer::Clock at each node ─▶ offset ─┬─ near enough ─▶ may lead
+//!  every second: Peer::Clock at each node ─▶ offset ─┬─ near enough ─▶ may lead; records follow the wall clock
 //!                                                   └─ too far ─▶ no campaign; led: handed to a member near the others
 //! ```
-//! Nobody's clock is changed. A node that nobody answers keeps its right: it leads nobody either.
+//! Nobody's clock is changed. A node that nobody answers keeps its right: it leads nobody either. But a jump
+//! of its own clock must be confirmed: by a clock that is off far enough no certificate is valid, so new connections
+//! fail while the groups' old ones go on, and nobody would tell.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use maia_common::ids::{GroupId, NodeId};
 
-use super::clock::unix_us;
+use super::clock::{Clock, Reading};
 use super::cluster::Cluster;
 use super::peers::Peers;
 use crate::core::hlc;
@@ -61,6 +63,8 @@ pub struct ClockWatch {
     pub peers: Arc<Peers>,
     /// What was heard.
     pub offsets: Offsets,
+    /// Stamps this node's records.
+    pub clock: Arc<Clock>,
     /// `failover.max_clock_offset`.
     pub bound: Duration,
 }
@@ -72,54 +76,72 @@ impl ClockWatch {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.ask().await;
+            let reading = Reading::take();
+            let heard = self.ask(reading).await;
+            let is_credible = self.follow(reading, &heard);
             let offsets = self.offsets.lately();
             for group in self.engine.group_ids() {
-                self.judge(group, &offsets).await;
+                self.judge(group, &offsets, is_credible).await;
             }
         }
     }
 
-    async fn ask(&self) {
+    /// How far those who answered are from this look at the wall clock.
+    async fn ask(&self, reading: Reading) -> Vec<i64> {
         let cluster = self.cluster.state();
         let others = cluster.nodes.keys().filter(|node| **node != self.node);
         let asked = others.map(|node| async {
-            let (asked, own_ms) = (Instant::now(), unix_us() / 1000);
-            let answer = self.peers.clock(*node, asked + PATIENCE).await;
-            if let Ok(their_ms) = answer {
-                let offset = hlc::offset_ms(own_ms, asked.elapsed(), their_ms);
-                self.offsets.note(*node, offset);
-            }
+            let deadline = Instant::now() + PATIENCE;
+            let their_ms = self.peers.clock(*node, deadline).await.ok()?;
+            let offset = hlc::offset_ms(reading.wall_ms(), reading.elapsed(), their_ms);
+            self.offsets.note(*node, offset);
+            Some(offset)
         });
-        futures::future::join_all(asked).await;
+        let heard = futures::future::join_all(asked).await;
+        heard.into_iter().flatten().collect()
     }
 
-    async fn judge(&self, group: GroupId, offsets: &BTreeMap<NodeId, i64>) {
+    /// Whether the wall clock is to be believed, as far as it has moved since it last was.
+    fn follow(&self, reading: Reading, heard: &[i64]) -> bool {
+        let members = self.cluster.state().nodes.len().max(1);
+        let step_ms = self.clock.step_ms(&reading);
+        let is_credible = hlc::follows(step_ms, heard, members, self.bound);
+        if is_credible {
+            self.clock.trust(reading);
+        }
+        is_credible
+    }
+
+    async fn judge(&self, group: GroupId, offsets: &BTreeMap<NodeId, i64>, is_credible: bool) {
         let Some(status) = self.engine.status(group) else {
             return;
         };
         let fitness = |node| hlc::fitness(self.node, node, &status.voters, offsets, self.bound);
         let voters = status.voters.iter().copied();
-        let unfit: BTreeSet<NodeId> = voters.filter(|v| fitness(*v) == Some(false)).collect();
+        let is_far = |node: &NodeId| fitness(*node) == Some(false);
+        let in_doubt = |node: &NodeId| *node == self.node && !is_credible;
+        let unfit: BTreeSet<NodeId> = voters.filter(|v| is_far(v) || in_doubt(v)).collect();
         let is_unfit = unfit.contains(&self.node);
         if self.engine.set_unfit(group, unfit) {
             if is_unfit {
                 tracing::error!(
                     %group, ?offsets,
-                    "this node's clock is off (milliseconds that others are ahead): it does not lead"
+                    "this node's clock is off (milliseconds that others are ahead), or has jumped and nobody confirms \
+                     it: it does not lead"
                 );
             } else {
                 tracing::info!(%group, "this node's clock agrees with the others': it may lead");
             }
         }
         if is_unfit && status.role == Role::Leader {
+            // One of whom nothing was heard refuses if it knows itself to be off.
             let may_lead = |f: &&Follower| {
                 status.voters.contains(&f.node)
                     && status.witness != Some(f.node)
-                    && fitness(f.node) == Some(true)
+                    && fitness(f.node) != Some(false)
             };
             let mut fit: Vec<&Follower> = status.followers.iter().filter(may_lead).collect();
-            fit.sort_by_key(|f| std::cmp::Reverse(f.matched));
+            fit.sort_by_key(|f| (fitness(f.node).is_none(), std::cmp::Reverse(f.matched)));
             self.hand_on(group, &fit).await;
         }
     }

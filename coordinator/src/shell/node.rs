@@ -321,6 +321,7 @@ impl Parts {
             me: self.me.clone(),
             engine: Arc::clone(&self.engine),
             data: data.clone(),
+            clock: Arc::clone(&self.clock),
             max_clock_offset: config.failover.max_clock_offset,
             store: self.store(),
             cluster: self.cluster.clone(),
@@ -407,6 +408,7 @@ impl Parts {
             cluster: self.cluster.clone(),
             peers: Arc::clone(&self.peers),
             offsets: self.offsets.clone(),
+            clock: Arc::clone(&self.clock),
             bound,
         };
         self.tasks.spawn_until_stop("clock watch", watch.run());

@@ -32,6 +32,7 @@ use tokio::sync::{Mutex, Semaphore, watch};
 pub use counts::{Counts, Outcome};
 pub use handover::Giver;
 
+use super::clock::Clock;
 use super::cluster::Cluster;
 use super::data::DataService;
 use super::peers::Peers;
@@ -53,6 +54,8 @@ pub struct QuarantineParts {
     pub engine: Arc<Engine>,
     /// For homes and resolutions.
     pub data: DataService,
+    /// For the age of entries.
+    pub clock: Arc<Clock>,
     /// `failover.max_clock_offset`.
     pub max_clock_offset: Duration,
     /// To say what is here.

@@ -1,4 +1,5 @@
-//! `show NN`: runs what issue NN must show; see [`maia_tests::show`].
+//! `show NN`: runs what issue NN must show; see [`maia_tests::show`]. `show appends`: of issue 03 only the
+//! appends beside etcd's puts, for `make peers`.
 
 use std::process::ExitCode;
 
@@ -11,7 +12,8 @@ async fn main() -> ExitCode {
         Some("01") => one::run(&mut report).await,
         Some("02") => two::run(&mut report).await,
         Some("03") => three::run(&mut report).await,
-        _ => report.line("which issue", "show 01 | 02 | 03", false),
+        Some("appends") => three::appends::run(&mut report).await,
+        _ => report.line("which issue", "show 01 | 02 | 03 | appends", false),
     }
     if report.end() {
         ExitCode::SUCCESS

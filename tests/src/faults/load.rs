@@ -53,14 +53,16 @@ pub struct Refusals {
     pub counts: BTreeMap<String, usize>,
     /// Of puts: by what, where and when.
     pub of: BTreeMap<Value, String>,
+    /// All of each resource, in the order in which they were told.
+    pub on: BTreeMap<Key, Vec<String>>,
 }
 
 /// What one answer means for one operation.
 #[derive(Debug)]
 enum Told {
     Outcome(Outcome, Option<String>),
-    /// Certainly without effect.
-    Nothing(String),
+    /// Certainly without effect: the code, and all that was said.
+    Nothing(String, String),
     Unknown,
 }
 
@@ -81,16 +83,18 @@ impl Record {
         events.entry(key).or_default().push(event);
     }
 
-    fn refused(&self, operation: Operation, code: String, call: Nanos, by: &[String]) {
+    fn refused(&self, key: Key, operation: Operation, code: String, call: Nanos, by: &[String]) {
         let mut refusals = self.refusals.lock().expect("no client panicked");
+        let from = call / 1_000_000;
+        let until = self.clock.now() / 1_000_000;
+        let text = format!("{code} ({}, {from} – {until} ms)", by.join(", "));
+        let on = refusals.on.entry(key).or_default();
+        on.push(format!("{operation}: {text}"));
         if let Operation::Write {
             leaves: Some(value),
             ..
         } = operation
         {
-            let from = call / 1_000_000;
-            let until = self.clock.now() / 1_000_000;
-            let text = format!("{code} ({}, {from} – {until} ms)", by.join(", "));
             refusals.of.insert(value, text);
         }
         *refusals.counts.entry(code).or_default() += 1;
@@ -199,11 +203,12 @@ impl<'a> Worker<'a> {
                     self.record.add(key, event);
                     return true;
                 }
-                Told::Nothing(code) if !may_have => {
-                    self.record.refused(operation, code, call, &by);
+                Told::Nothing(code, said) if !may_have => {
+                    by.push(said);
+                    self.record.refused(key, operation, code, call, &by);
                     return false;
                 }
-                Told::Nothing(_) => {}
+                Told::Nothing(..) => {}
                 Told::Unknown => may_have = true,
             }
             if idempotency.is_none() || attempt + 1 == ATTEMPTS {
@@ -331,7 +336,9 @@ fn told(operation: Operation, answer: reqwest::Result<Answer>) -> Told {
     let answer = match answer {
         Ok(answer) => answer,
         // Nothing was sent.
-        Err(error) if error.is_connect() => return Told::Nothing("no connection".to_owned()),
+        Err(error) if error.is_connect() => {
+            return Told::Nothing("no connection".to_owned(), String::new());
+        }
         Err(_) => return Told::Unknown,
     };
     let tag = answer.header("etag").map(str::to_owned);
@@ -339,11 +346,11 @@ fn told(operation: Operation, answer: reqwest::Result<Answer>) -> Told {
     match (operation, answer.status) {
         (Operation::Read, 200) => Told::Outcome(Outcome::Saw(value_of(&answer.body)), tag),
         (Operation::Read, 404) if code == "not_found" => Told::Outcome(Outcome::Saw(None), None),
-        (Operation::Read, _) => Told::Nothing(code),
+        (Operation::Read, _) => Told::Nothing(code, answer.text()),
         (_, 200 | 201 | 204) => Told::Outcome(Outcome::Done, tag),
         (_, 412) => Told::Outcome(Outcome::Unmet, None),
         (_, 404) if code == "not_found" => Told::Outcome(Outcome::Unmet, None),
-        _ if is_certain(&code) => Told::Nothing(code),
+        _ if is_certain(&code) => Told::Nothing(code, answer.text()),
         _ => Told::Unknown,
     }
 }

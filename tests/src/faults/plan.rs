@@ -7,6 +7,11 @@ use super::relay::Node;
 /// The load writes more than a group keeps in its log meanwhile.
 const AWAY_MS: u64 = 12_000;
 
+/// What the product takes for right (`failover.max_clock_offset`).
+pub const CLOCK_BOUND_MS: u64 = 500;
+/// A clock that stays wrong does so for longer than it takes to be noticed, as a rule.
+const CLOCK_MS: u64 = 2_000;
+
 /// Whom a fault strikes: found out when it strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
@@ -44,6 +49,8 @@ pub enum Fault {
     Pair(Target),
     /// Every connection between nodes breaks.
     Sever,
+    /// Its wall clock jumps.
+    Clock { target: Target, ahead_ms: i64 },
 }
 
 /// A quiet time, then faults at once, which last.
@@ -81,6 +88,11 @@ impl Fault {
             Fault::Deafen(_) => "node deaf",
             Fault::Pair(_) => "link cut",
             Fault::Sever => "connections broken",
+            Fault::Clock { ahead_ms, .. } if ahead_ms.unsigned_abs() < CLOCK_BOUND_MS => {
+                "clock a little off"
+            }
+            Fault::Clock { ahead_ms: 0.., .. } => "clock ahead",
+            Fault::Clock { .. } => "clock behind",
         }
     }
 }
@@ -107,7 +119,7 @@ impl Plan {
 
     fn fault(&mut self) -> Fault {
         let target = self.target();
-        match self.random.u8(0..100) {
+        match self.random.u8(0..110) {
             0..22 => Fault::Kill(target),
             22..25 => Fault::KillAll,
             25..27 => Fault::Away(target),
@@ -119,8 +131,24 @@ impl Plan {
             69..77 => Fault::Mute(target),
             77..85 => Fault::Deafen(target),
             85..93 => Fault::Pair(target),
-            _ => Fault::Sever,
+            93..100 => Fault::Sever,
+            _ => Fault::Clock {
+                target,
+                ahead_ms: self.jump(),
+            },
         }
+    }
+
+    /// From less than the bound to days: beyond what keys and tombstones live, and what certificates hold.
+    fn jump(&mut self) -> i64 {
+        let ms = match self.random.u8(0..8) {
+            0..2 => self.random.i64(50..400),
+            2..5 => self.random.i64(1_000..60_000),
+            5 => 600_000,
+            6 => 3 * 3_600_000,
+            _ => 50 * 3_600_000,
+        };
+        if self.random.bool() { ms } else { -ms }
     }
 }
 
@@ -137,7 +165,10 @@ impl Iterator for Plan {
             _ => self.random.u64(1500..5000),
         };
         let is_long = faults.iter().any(|fault| matches!(fault, Fault::Away(_)));
-        let lasting = lasting + if is_long { AWAY_MS } else { 0 };
+        let is_clock = |fault: &Fault| matches!(fault, Fault::Clock { .. });
+        let is_seen = lasting >= 300 && faults.iter().any(is_clock);
+        let lasting =
+            lasting + if is_long { AWAY_MS } else { 0 } + if is_seen { CLOCK_MS } else { 0 };
         Some(Round {
             quiet: Duration::from_millis(self.random.u64(100..1500)),
             faults,
@@ -158,6 +189,6 @@ mod tests {
         let rounds = plan(1);
         let faults = rounds.iter().flat_map(|round| &round.faults);
         let kinds: std::collections::BTreeSet<_> = faults.map(Fault::kind).collect();
-        assert_eq!(kinds.len(), 14, "{kinds:?}");
+        assert_eq!(kinds.len(), 17, "{kinds:?}");
     }
 }

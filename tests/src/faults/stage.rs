@@ -77,7 +77,7 @@ const TENANTS: [(&str, Mode, &[usize]); 8] = [
 impl Stage {
     /// Starts the cluster and places the tenants.
     pub async fn start(options: Options) -> Self {
-        let cluster = Cluster::start_with(options.set(RETAINED)).await;
+        let cluster = Cluster::start_with(options.set(RETAINED).clocks()).await;
         let disks: Option<Vec<SmallDisk>> = (cluster.regions().iter())
             .map(|_| SmallDisk::mount(DISK_MEGABYTES))
             .collect();

@@ -1,10 +1,19 @@
 //! Carries faults out, and undoes them.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
-use super::plan::{Fault, Round, Target};
+use reqwest::Method;
+
+use super::plan::{CLOCK_BOUND_MS, Fault, Round, Target};
 use super::relay::Node;
 use super::stage::Stage;
+
+/// A wrong clock that lasts shorter may not have been noticed.
+const NOTICED_AFTER: Duration = Duration::from_secs(2);
+/// By then a node whose clock is wrong leads nothing: its followers may have to recover from the round before.
+const HANDED_ON_WITHIN: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(100);
 
 /// What a round has done to the nodes.
 #[derive(Debug, Default)]
@@ -13,6 +22,7 @@ struct Struck {
     stopped: Vec<Node>,
     without_power: Vec<Node>,
     full: Vec<Node>,
+    wrong: Vec<Node>,
 }
 
 /// What was done, and what this machine does not let us do, by kind.
@@ -20,6 +30,8 @@ struct Struck {
 pub struct Counts {
     pub struck: BTreeMap<&'static str, usize>,
     pub skipped: BTreeMap<&'static str, usize>,
+    /// What did not go as promised while it lasted.
+    pub violations: Vec<String>,
 }
 
 /// Strikes a round's faults, waits, and heals all of it.
@@ -39,7 +51,46 @@ pub async fn carry_out(stage: &Stage, round: &Round, counts: &mut Counts) {
         *count.entry(fault.kind()).or_default() += 1;
     }
     tokio::time::sleep(round.lasting).await;
+    if let ([Fault::Clock { ahead_ms, .. }], [node]) = (&round.faults[..], &struck.wrong[..])
+        && ahead_ms.unsigned_abs() > CLOCK_BOUND_MS
+        && round.lasting >= NOTICED_AFTER
+    {
+        let found = leads_nothing(stage, *node).await;
+        let text = |why| format!("node {}: clock {ahead_ms} ms ahead: {why}", node + 1);
+        counts.violations.extend(found.err().map(text));
+    }
     struck.heal(stage).await;
+}
+
+/// Waits until a node, and nothing else is wrong, has handed on what it led, and says why.
+async fn leads_nothing(stage: &Stage, node: Node) -> Result<(), String> {
+    let request = stage
+        .cluster
+        .api(node, Method::GET, "/v1/replication/health");
+    let end = Instant::now() + HANDED_ON_WITHIN;
+    loop {
+        let answer = stage.client.try_send(&request).await;
+        let health = answer.map(|answer| answer.json());
+        let leads = health.as_ref().map_or(0, |health| {
+            let groups = health["groups"].as_array().into_iter().flatten();
+            groups.filter(|group| group["role"] == "leader").count()
+        });
+        let says = health.as_ref().is_ok_and(says_clock);
+        if says && leads == 0 {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            return Err(format!("after {HANDED_ON_WITHIN:?} it says {health:?}"));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Whether a node's health names its clock.
+pub fn says_clock(health: &serde_json::Value) -> bool {
+    let reasons = health["reasons"].as_array().into_iter().flatten();
+    let mut reasons = reasons.filter_map(serde_json::Value::as_str);
+    reasons.any(|reason| reason.contains("clock is off"))
 }
 
 /// Whether a fault struck.
@@ -62,7 +113,8 @@ async fn aim(stage: &Stage, fault: &Fault) -> Node {
         | Fault::Isolate(target)
         | Fault::Mute(target)
         | Fault::Deafen(target)
-        | Fault::Pair(target) => *target,
+        | Fault::Pair(target)
+        | Fault::Clock { target, .. } => *target,
         Fault::KillAll | Fault::PowerCutAll | Fault::Sever => Target::Node(0),
     };
     match target {
@@ -93,6 +145,7 @@ impl Struck {
             {
                 return Strike::Skipped;
             }
+            Fault::Clock { .. } if !stage.cluster.has_clocks() => return Strike::Skipped,
             Fault::Kill(_) | Fault::Away(_) => self.kill(stage, node).await,
             Fault::KillAll => {
                 for node in all {
@@ -108,6 +161,10 @@ impl Struck {
             Fault::DiskFull(_) => {
                 stage.disks[node].fill();
                 self.full.push(node);
+            }
+            Fault::Clock { ahead_ms, .. } => {
+                stage.cluster.set_clock(node, ahead_ms);
+                self.wrong.push(node);
             }
             Fault::Isolate(_)
             | Fault::Mute(_)
@@ -151,6 +208,9 @@ impl Struck {
 
     async fn heal(self, stage: &Stage) {
         stage.network.heal();
+        for node in self.wrong {
+            stage.cluster.set_clock(node, 0);
+        }
         for node in self.full {
             stage.disks[node].make_room();
         }

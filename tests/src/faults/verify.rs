@@ -11,6 +11,7 @@ use serde_json::Value as Json;
 use super::Found;
 use super::load::{Key, Refusals, value_of};
 use super::stage::{Mode, Stage, Tenant};
+use super::strike::says_clock;
 use crate::history::{
     Clock, Event, Operation, Outcome, Value, Verdict, cross, effects_that_differ, lost_behind,
     told, wgl,
@@ -56,6 +57,7 @@ pub async fn verify(
         let what = format!("{} takes writes", tenant.name);
         within!(found, what, takes_writes(stage, tenant));
     }
+    within!(found, "every clock is found right", clocks_agree(stage));
     within!(found, "nothing waits in quarantine", resolved(stage));
     let groups: BTreeMap<String, &Tenant> = (stage.tenants.iter())
         .map(|tenant| (tenant.group.to_string(), tenant))
@@ -79,7 +81,13 @@ pub async fn verify(
         found
             .violations
             .extend(false_words.map(|text| format!("{} {}: {text}", tenant.name, key.id)));
-        judge(tenant, key, events, copies, found);
+        if let Some(mut text) = judge(tenant, key, events, copies, found) {
+            for refused in refusals.on.get(key).into_iter().flatten() {
+                text.push_str("\n    refused: ");
+                text.push_str(refused);
+            }
+            found.violations.push(text);
+        }
     }
     found.keys = histories.len();
     found.refusals = refusals.counts;
@@ -114,6 +122,16 @@ async fn takes_writes(stage: &Stage, tenant: &Tenant) -> Result<(), String> {
     } else {
         Err(answer.text())
     }
+}
+
+async fn clocks_agree(stage: &Stage) -> Result<(), String> {
+    for i in 0..stage.cluster.regions().len() {
+        let health = get(stage, i, "/v1/replication/health").await?;
+        if says_clock(&health) {
+            return Err(health.to_string());
+        }
+    }
+    Ok(())
 }
 
 /// What only waits for the operator stays: nobody was told that it is safe.
@@ -224,13 +242,14 @@ fn refused_and_there(events: &[Event], refusals: &Refusals) -> impl Iterator<Ite
     })
 }
 
+/// What is wrong with a history, with all of it.
 fn judge(
     tenant: &Tenant,
     key: &Key,
     events: &[Event],
     copies: &[Option<Value>],
     found: &mut Found,
-) {
+) -> Option<String> {
     let mut faults = Vec::new();
     let last = match events.last().map(|event| event.outcome) {
         Some(Outcome::Saw(value)) => value,
@@ -259,11 +278,10 @@ fn judge(
         faults.extend(effects_that_differ(events));
         faults.extend(order(events, found));
     }
-    if !faults.is_empty() {
+    (!faults.is_empty()).then(|| {
         let faults = faults.join("\n");
-        let text = format!("{} {}: {faults}\n{}", tenant.name, key.id, told(events));
-        found.violations.push(text);
-    }
+        format!("{} {}: {faults}\n{}", tenant.name, key.id, told(events))
+    })
 }
 
 fn order(events: &[Event], found: &mut Found) -> Option<String> {

@@ -13,7 +13,7 @@
 //! `SHOW_SEEDS`, `SHOW_FAULT_MINUTES`, `SHOW_ROUNDS` and `SHOW_CATCH_UP_ENTRIES` make it smaller for a first
 //! look, and `SHOW_ONLY` runs one part, by the names above; such a run proves nothing of the rest.
 
-mod appends;
+pub mod appends;
 mod catch_up;
 mod etcd;
 mod faults;

@@ -18,7 +18,6 @@ use crate::core::quarantine::{
     Acknowledged, Entry, EntryId, Home, Now, Resolution, Step, Waiting, next_step, waits_for,
 };
 use crate::raft::{Found, Quarantine};
-use crate::shell::clock;
 use crate::shell::peers::PeerError;
 
 /// How long one resolution may take; it is tried again.
@@ -238,7 +237,7 @@ impl QuarantineService {
             return Ok(Change::Decided);
         }
         let now = Now {
-            unix_ms: clock::unix_us() / 1000,
+            unix_ms: self.0.parts.clock.wall_ms(),
             max_clock_offset: self.0.parts.max_clock_offset,
         };
         match next_step(entry, standing, home, now) {
