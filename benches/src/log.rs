@@ -67,7 +67,9 @@ impl Applier for Data {
         data::apply(group, position, record, view, out).map(Outcome)
     }
 
-    fn restored(&self, _group: GroupId, _greatest: Hlc, _source: Source) {}
+    fn restored(&self, _group: GroupId, _greatest: Hlc, _source: Source) -> Result<(), StateError> {
+        Ok(())
+    }
 
     fn applied(&self, _group: GroupId, _last: Position, _effects: Vec<Effect>) {}
 }

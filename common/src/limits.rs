@@ -252,8 +252,6 @@ pub const CERTIFICATE_WARNING: Duration = Duration::from_secs(14 * 24 * 3600);
 /// How much earlier than its certificates a connection ends at most, so that those of a thousand proxies
 /// do not end in one second when a coordinator's certificate expires.
 pub const CERTIFICATE_SPREAD: Duration = Duration::from_secs(600);
-/// How often a connection looks at the wall clock, which may be set meanwhile.
-pub const CERTIFICATE_POLL: Duration = Duration::from_secs(60);
 /// TLS handshakes under way at once at one listener: who only connects and says nothing holds a place
 /// for seconds. Further connections wait for their turn.
 pub const MAX_TLS_HANDSHAKES: usize = 1024;

@@ -104,9 +104,10 @@ pub struct Member {
     pub holds_data: bool,
 }
 
-/// Whether an acknowledgement may need this follower: without it there is no majority, or no other
-/// follower that has the data; while the voters change, too. Writes that wait for more copies
-/// than that say so themselves. `voters`: of each configuration in force; `others`: all members but the leader, which is level.
+/// Whether an acknowledgement may need this follower: without it there is no majority, or no other voter
+/// that has the data and could lead when the leader is gone; while the voters change, too. Writes that wait for more
+/// copies than that say so themselves. `voters`: of each configuration in force; `others`: all members but the leader,
+/// which is level.
 #[must_use]
 pub fn is_needed(
     follower: NodeId,
@@ -114,6 +115,9 @@ pub fn is_needed(
     voters: &[BTreeSet<NodeId>],
     others: &[Member],
 ) -> bool {
+    let [only] = voters else {
+        return true;
+    };
     let mut level = others
         .iter()
         .filter(|other| other.is_level && other.node != follower);
@@ -122,7 +126,8 @@ pub fn is_needed(
             |node: &&NodeId| **node == leader || level.clone().any(|member| member.node == **node);
         voters.iter().filter(has_it).count() * 2 > voters.len()
     };
-    voters.len() != 1 || !voters.iter().all(has_majority) || !level.any(|member| member.holds_data)
+    let could_lead = |member: &Member| member.holds_data && only.contains(&member.node);
+    !has_majority(only) || !level.any(could_lead)
 }
 
 #[cfg(test)]
@@ -295,6 +300,18 @@ mod tests {
         assert!(needs(&[&[1]], &[member(2, false)]), "a learner");
         let learner = [member(2, false), member(3, true)];
         assert!(!needs(&[&[1, 3]], &learner));
+    }
+
+    /// A learner never leads: were the leader gone, nobody could be elected.
+    #[test]
+    fn a_learner_is_no_other_copy() {
+        let witness = Member {
+            holds_data: false,
+            ..member(3, true)
+        };
+        let others = [member(2, false), witness, member(4, true)];
+        assert!(needs(&[&[1, 2, 3]], &others));
+        assert!(!needs(&[&[1, 2, 3, 4]], &others), "it votes");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use openraft::{EntryPayload, Instant as _};
 use super::counters::Counters;
 use super::log::store::SharedTail;
 use super::types::{RaftEntry, TypeConfig, next_index};
+use super::witness::Leash;
 use crate::core::pace::{self, Facts, Member, Pace};
 
 /// What clients and catch-ups do at this node, over all groups.
@@ -88,7 +89,8 @@ impl Load {
 pub(crate) struct CatchUp {
     load: Arc<Load>,
     node: NodeId,
-    witness: Option<NodeId>,
+    /// Of the group's witness, if it has one.
+    leash: Option<Arc<Leash>>,
     tail: SharedTail,
     /// One that has not answered for so long is not level.
     patience: Duration,
@@ -102,14 +104,14 @@ impl CatchUp {
     pub(crate) fn new(
         load: &Arc<Load>,
         node: NodeId,
-        witness: Option<NodeId>,
+        leash: Option<Arc<Leash>>,
         tail: SharedTail,
         patience: Duration,
     ) -> Arc<Self> {
         Arc::new(Self {
             load: Arc::clone(load),
             node,
-            witness,
+            leash,
             tail,
             patience,
             wanting: AtomicU64::new(0),
@@ -160,7 +162,9 @@ impl CatchUp {
         let lacks = next.saturating_sub(first);
         // What decides nothing for one in step is not looked for.
         let is_needed = pace::is_behind(lacks)
-            && (self.wanting.load(Ordering::Relaxed) > 0 || self.is_needed(to, next, &metrics));
+            && (self.wanting.load(Ordering::Relaxed) > 0
+                || self.is_one_copy()
+                || self.is_needed(to, next, &metrics));
         Some(Facts {
             now,
             lacks,
@@ -171,6 +175,12 @@ impl CatchUp {
             sharers: self.load.held.load(Ordering::Relaxed),
             is_needed,
         })
+    }
+
+    /// Whether records may stand on this node and the witness alone: the next copy is needed, whoever
+    /// seems level.
+    fn is_one_copy(&self) -> bool {
+        self.leash.as_ref().is_some_and(|leash| leash.is_free())
     }
 
     fn is_needed(&self, to: NodeId, next: u64, metrics: &RaftMetrics<TypeConfig>) -> bool {
@@ -184,12 +194,13 @@ impl CatchUp {
             let answered = metrics.heartbeat.as_ref().and_then(|at| *at.get(&node)?);
             answered.is_some_and(|at| at.elapsed() < self.patience)
         };
+        let witness = self.leash.as_ref().map(|leash| leash.witness());
         let others = metrics.replication.iter().flatten().map(|(node, matched)| {
             let lacks = next.saturating_sub(next_index(matched.as_ref()));
             Member {
                 node: NodeId::new(*node),
                 is_level: answers(*node) && lacks <= CATCH_UP_RECORDS,
-                holds_data: self.witness != Some(NodeId::new(*node)),
+                holds_data: witness != Some(NodeId::new(*node)),
             }
         });
         let others = others.filter(|other| other.node != self.node);

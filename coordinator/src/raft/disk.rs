@@ -90,7 +90,8 @@ impl DiskGuard {
         self.free_bytes.load(Ordering::Relaxed)
     }
 
-    fn look(&self) {
+    /// Looks at once.
+    pub(crate) fn look(&self) {
         match rustix::fs::statvfs(&self.dir) {
             Ok(stat) => {
                 let free = stat.f_bavail.saturating_mul(stat.f_frsize);

@@ -284,7 +284,7 @@ impl Engine {
         machine.tail = Some(tail.clone());
         machine.digests = Arc::clone(&self.digests);
         let (node, patience) = (self.config.node, self.config.election_max);
-        let catch_up = CatchUp::new(&self.load, node, setup.witness, tail.clone(), patience);
+        let catch_up = CatchUp::new(&self.load, node, leash.clone(), tail.clone(), patience);
         let failed = |reason: String| Stop {
             reason,
             damaged: tail.lock().damaged,

@@ -74,6 +74,7 @@ impl Keeper {
                 let logs_bytes = sizes
                     .iter()
                     .fold(0, |sum: u64, log| sum.saturating_add(*log));
+                // What it compacts is in memory in part, and flushed first.
                 let needed_bytes = logs_bytes.saturating_add(self.in_memory_bytes());
                 if has_dropped && self.disk.holds(needed_bytes) {
                     self.compact_logs().await;
@@ -138,20 +139,21 @@ impl Keeper {
             .min()
     }
 
-    /// What a compaction writes to disk first.
+    /// What a flush of all that is in memory writes.
     fn in_memory_bytes(&self) -> u64 {
         let name = rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES;
-        let sizes = self.families().into_iter();
-        let sizes = sizes.map(|(db, cf)| number(db, cf, name));
+        let sizes = self.flushed().into_iter().flat_map(|(db, names)| {
+            let sizes = names.into_iter().map(move |cf| number(db, cf, name));
+            sizes.collect::<Vec<_>>()
+        });
         sizes.fold(0, u64::saturating_add)
     }
 
-    /// All that data takes much room in.
-    fn families(&self) -> [(&Arc<DB>, &'static str); 3] {
+    /// What is flushed together.
+    fn flushed(&self) -> [(&Arc<DB>, Vec<&'static str>); 2] {
         [
-            (&self.raft_db, CF_LOG),
-            (&self.state_db, StateCf::Marks.name()),
-            (&self.state_db, StateCf::Data.name()),
+            (&self.raft_db, RAFT_FAMILIES.to_vec()),
+            (&self.state_db, StateCf::ALL.map(StateCf::name).to_vec()),
         ]
     }
 
@@ -161,11 +163,8 @@ impl Keeper {
         if bytes < FLUSH_BYTES || !self.disk.holds(bytes) {
             return;
         }
-        let (raft, state) = (Arc::clone(&self.raft_db), Arc::clone(&self.state_db));
-        let flush = move || {
-            flush(&raft, &RAFT_FAMILIES)?;
-            flush(&state, &StateCf::ALL.map(StateCf::name))
-        };
+        let all = self.flushed().map(|(db, names)| (Arc::clone(db), names));
+        let flush = move || all.iter().try_for_each(|(db, names)| flush(db, names));
         match tokio::task::spawn_blocking(flush).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "what is in memory can't be written"),
@@ -189,9 +188,9 @@ impl Keeper {
 
     /// Frees what was dropped of logs and traces.
     async fn compact_logs(&self) {
-        let [log, traces, _] = self.families();
-        let both = [log, traces].map(|(db, name)| (Arc::clone(db), name));
-        self.compact(both.to_vec()).await;
+        let log = (Arc::clone(&self.raft_db), CF_LOG);
+        let traces = (Arc::clone(&self.state_db), StateCf::Marks.name());
+        self.compact(vec![log, traces]).await;
     }
 
     /// Blocks flushes for no longer than a compaction of its own accord would.
@@ -202,9 +201,12 @@ impl Keeper {
                 db.compact_range_cf(family(&db, name), None::<&[u8]>, None::<&[u8]>);
             }
         });
-        let free_bytes = self.disk.free_bytes();
         match done.await {
-            Ok(()) => tracing::info!(?names, free_bytes, "compacted for want of room"),
+            Ok(()) => {
+                self.disk.look();
+                let free_bytes = self.disk.free_bytes();
+                tracing::info!(?names, free_bytes, "compacted for want of room");
+            }
             Err(error) => tracing::error!(%error, "databases could not be compacted"),
         }
     }
@@ -224,4 +226,40 @@ fn number(db: &DB, name: &str, property: &rocksdb::properties::PropName) -> u64 
 fn clock_ms() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::DbOptions;
+    use super::super::db::{open_raft, open_state};
+    use super::*;
+
+    /// Of every family: one left out may be what fills the disk.
+    #[test]
+    fn all_that_a_flush_writes_is_counted_before() {
+        const BYTES: u64 = 1 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let (options, cache) = (DbOptions::default(), rocksdb::Cache::new_lru_cache(1 << 20));
+        let keeper = Keeper {
+            groups: Arc::default(),
+            snapshots: Arc::new(SnapshotStore::open(dir.path()).unwrap()),
+            disk: Arc::new(DiskGuard::new(dir.path(), 0)),
+            raft_db: open_raft(dir.path(), &options, &cache).unwrap(),
+            state_db: open_state(dir.path(), &options, &cache).unwrap(),
+            kept: Retention {
+                bytes: 0,
+                age_ms: 0,
+            },
+            silence: Duration::ZERO,
+        };
+        let raft = RAFT_FAMILIES.map(|name| (&keeper.raft_db, name));
+        let state = StateCf::ALL.map(|cf| (&keeper.state_db, cf.name()));
+        let value = vec![7; usize::try_from(BYTES).unwrap()];
+        for (db, name) in raft.into_iter().chain(state) {
+            let before = keeper.in_memory_bytes();
+            db.put_cf(family(db, name), b"key", &value).unwrap();
+            let more = keeper.in_memory_bytes() - before;
+            assert!(more >= BYTES, "{name}: {more}");
+        }
+    }
 }

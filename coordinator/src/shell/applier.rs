@@ -101,13 +101,11 @@ impl Applier for RecordApplier {
         }
     }
 
-    fn restored(&self, group: GroupId, greatest: Hlc, _source: Source) {
+    fn restored(&self, group: GroupId, greatest: Hlc, _source: Source) -> Result<(), StateError> {
         self.clock.observe(group, greatest);
-        if group.is_metastore()
-            && let Some(state) = self.state.get()
-            && let Err(error) = self.refresh(state)
-        {
-            tracing::error!(%error, "the metastore's state can't be read");
+        match self.state.get().filter(|_| group.is_metastore()) {
+            Some(state) => self.refresh(state),
+            None => Ok(()),
         }
     }
 

@@ -147,7 +147,11 @@ pub trait Applier: Send + Sync + 'static {
     /// A group's state is there that was not applied here and now, and nothing was applied to it yet; it
     /// may be newer than what was told of the group before, so watchers must resync. `greatest`: the
     /// greatest reading of the records that made it.
-    fn restored(&self, group: GroupId, greatest: Hlc, source: Source);
+    ///
+    /// # Errors
+    /// When the database failed: the group stops, and its next start calls this again. Who swallowed it would
+    /// leave watchers with the old state for as long as nothing is applied.
+    fn restored(&self, group: GroupId, greatest: Hlc, source: Source) -> Result<(), StateError>;
 
     /// After the batch up to `last` is visible in the database: for watches. Must return soon.
     fn applied(&self, group: GroupId, last: Position, effects: Vec<Effect>);

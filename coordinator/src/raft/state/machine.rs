@@ -147,8 +147,9 @@ fn tell_state(
 ) -> io::Result<()> {
     let reader = StateReader::new(Arc::clone(&state.db));
     let greatest = history::greatest_reading(group, &reader).map_err(io::Error::other)?;
-    applier.restored(group, greatest, source);
-    Ok(())
+    applier
+        .restored(group, greatest, source)
+        .map_err(io::Error::other)
 }
 
 /// Of the record alone: what surrounds it is small.

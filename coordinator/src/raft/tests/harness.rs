@@ -55,10 +55,11 @@ impl Applier for Keeper {
         Ok(Outcome(Bytes::copy_from_slice(&count.to_be_bytes())))
     }
 
-    fn restored(&self, group: GroupId, _greatest: Hlc, source: Source) {
+    fn restored(&self, group: GroupId, _greatest: Hlc, source: Source) -> Result<(), StateError> {
         if source == Source::Snapshot {
             self.installs.lock().unwrap().push(group);
         }
+        Ok(())
     }
 
     fn applied(&self, _group: GroupId, _last: Position, _effects: Vec<Effect>) {}
