@@ -92,13 +92,14 @@ show-03: build
 	missed=0; cargo test $(FLAGS) --lib torture -- --nocapture --test-threads=1 || missed=1; $(BIN)/show 03 || missed=1; exit $$missed
 
 ## make soak      the long runs: 50 kills of a primary, a million tenants with 50 kills beside, 30,000 seeds of the simulation, 60 minutes of
-##                faults and all else of show-03
+##                faults and all else of show-03, a small disk
 soak: build
 	SHOW_KILLS=50 $(BIN)/show 01
 	SHOW_KILLS=50 $(BIN)/show 02
 	$(BIN)/sim 30000
 	@scripts/setup.sh peers
 	SHOW_FAULT_MINUTES=60 $(BIN)/show 03
+	cargo test $(FLAGS) --test away -- --ignored
 
 ## make cold      `make demo` and `make test` in a fresh Debian with nothing but Rust and gcc (an hour)
 cold:

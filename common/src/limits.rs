@@ -232,6 +232,9 @@ pub const CATCH_UP_QUIET: Duration = Duration::from_millis(20);
 /// When a leader's log has lacked a commit for so long, it sends at full speed: it may be this follower
 /// that is missing. Longer than a healthy commit takes.
 pub const CATCH_UP_STUCK: Duration = Duration::from_millis(100);
+/// Messages that are held back at a node have so many bytes at most; above that they go: each is 4 MiB at the
+/// outside, and there may be one for each follower of a thousand groups.
+pub const CATCH_UP_HELD_BYTES: u64 = 256 << 20;
 /// How often it is looked whether a message for one that catches up may go: several times in the 70 ms that
 /// a message is worth under full load.
 pub const CATCH_UP_LOOK: Duration = Duration::from_millis(5);

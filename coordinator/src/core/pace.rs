@@ -14,8 +14,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use maia_common::limits::{
-    CATCH_UP_BYTES_PER_SECOND, CATCH_UP_PER_WRITE, CATCH_UP_QUIET, CATCH_UP_RECORD_BYTES,
-    CATCH_UP_RECORDS, CATCH_UP_STUCK,
+    CATCH_UP_BYTES_PER_SECOND, CATCH_UP_HELD_BYTES, CATCH_UP_PER_WRITE, CATCH_UP_QUIET,
+    CATCH_UP_RECORD_BYTES, CATCH_UP_RECORDS, CATCH_UP_STUCK,
 };
 use maia_common::{Index, NodeId};
 
@@ -47,6 +47,11 @@ pub struct Facts {
     pub quiet: Option<Duration>,
     /// How many messages for followers that catch up are held back at this node, this one included.
     pub sharers: u64,
+    /// The bytes of all these messages.
+    pub held_bytes: u64,
+    /// Whether the follower has answered lately. What is sent to one that has not disturbs nobody; held back,
+    /// it would have a share of what those get that are there.
+    pub answers: bool,
     /// Whether an acknowledgement may need the follower.
     pub is_needed: bool,
 }
@@ -71,12 +76,19 @@ impl Pace {
         let since_commit = facts.now.saturating_sub(self.committed_at);
         let is_stuck = since_commit >= CATCH_UP_STUCK;
         let may = self.owed == 0 || facts.is_needed || is_quiet || is_stuck;
-        may || !is_behind(facts.lacks)
+        let is_pointless = !facts.answers || facts.held_bytes > CATCH_UP_HELD_BYTES;
+        may || is_pointless || !is_behind(facts.lacks)
     }
 
-    /// A message of this weight goes.
+    /// So much of the message was taken, by weight.
     pub fn sent(&mut self, weight: u64) {
         self.owed = weight;
+    }
+
+    /// What has not been paid off.
+    #[cfg(test)]
+    pub(crate) fn owed(&self) -> u64 {
+        self.owed
     }
 
     fn settle(&mut self, facts: &Facts) {
@@ -147,6 +159,8 @@ mod tests {
             is_all_committed: false,
             quiet: None,
             sharers: 1,
+            held_bytes: 0,
+            answers: true,
             is_needed: false,
         }
     }
@@ -240,6 +254,9 @@ mod tests {
         };
         assert!(!goes(&|_| ()));
         assert!(goes(&|f| f.is_needed = true));
+        assert!(goes(&|f| f.answers = false));
+        assert!(goes(&|f| f.held_bytes = CATCH_UP_HELD_BYTES + 1));
+        assert!(!goes(&|f| f.held_bytes = CATCH_UP_HELD_BYTES));
         assert!(goes(&|f| f.lacks = CATCH_UP_RECORDS));
         assert!(goes(&|f| f.quiet = Some(CATCH_UP_QUIET)));
         assert!(!goes(&|f| f.quiet = Some(CATCH_UP_QUIET / 2)));

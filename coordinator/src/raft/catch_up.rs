@@ -15,7 +15,7 @@ use maia_common::{Index, NodeId};
 use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::metrics::RaftMetrics;
-use openraft::raft::AppendEntriesRequest;
+use openraft::raft::AppendEntriesResponse;
 use openraft::{EntryPayload, Instant as _};
 
 use super::counters::Counters;
@@ -31,14 +31,16 @@ pub(crate) struct Load {
     writes: AtomicU64,
     /// When the last one ended, in microseconds since the start.
     ended_us: AtomicU64,
-    /// Messages that are held back.
+    /// Messages that are held back, and their bytes.
     held: AtomicU64,
+    held_bytes: AtomicU64,
     counters: Arc<Counters>,
 }
 
 /// One of a number; takes itself off again.
 pub(crate) struct Counted<'a> {
     count: &'a AtomicU64,
+    amount: u64,
     /// Whose writes it is one of, if it is one.
     ended: Option<&'a Load>,
 }
@@ -51,14 +53,18 @@ impl Drop for Counted<'_> {
             load.ended_us
                 .fetch_max(now_us.unwrap_or(u64::MAX), Ordering::Relaxed);
         }
-        self.count.fetch_sub(1, Ordering::Release);
+        self.count.fetch_sub(self.amount, Ordering::Release);
     }
 }
 
 impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicU64, ended: Option<&'a Load>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self { count, ended }
+    fn new(count: &'a AtomicU64, amount: u64, ended: Option<&'a Load>) -> Self {
+        count.fetch_add(amount, Ordering::Relaxed);
+        Self {
+            count,
+            amount,
+            ended,
+        }
     }
 }
 
@@ -69,13 +75,14 @@ impl Load {
             writes: AtomicU64::new(0),
             ended_us: AtomicU64::new(0),
             held: AtomicU64::new(0),
+            held_bytes: AtomicU64::new(0),
             counters,
         }
     }
 
     /// A client waits for a write for as long as this is held.
     pub(crate) fn write(&self) -> Counted<'_> {
-        Counted::new(&self.writes, Some(self))
+        Counted::new(&self.writes, 1, Some(self))
     }
 
     fn quiet(&self, now: Duration) -> Option<Duration> {
@@ -127,27 +134,24 @@ impl CatchUp {
 
     /// A committed write waits for more copies for as long as this is held: nothing is held back.
     pub(crate) fn wanting(&self) -> Counted<'_> {
-        Counted::new(&self.wanting, None)
+        Counted::new(&self.wanting, 1, None)
     }
 
-    /// Waits until the message may go to this follower.
-    pub(crate) async fn turn(
-        &self,
-        to: NodeId,
-        pace: &mut Pace,
-        request: &AppendEntriesRequest<TypeConfig>,
-    ) {
-        let Some(first) = request.entries.first() else {
+    /// Waits until the message may go to this follower. What of it was taken is to be charged then.
+    pub(crate) async fn turn(&self, to: NodeId, pace: &mut Pace, freight: &Freight) {
+        if freight.count == 0 {
             return;
-        };
-        let first = first.log_id.index();
-        let _held = Counted::new(&self.load.held, None);
-        let began = Instant::now();
-        while !self.facts(to, first).is_none_or(|f| pace.may_send(&f)) {
-            tokio::time::sleep(CATCH_UP_LOOK).await;
         }
-        self.load.counters.held_back(began.elapsed());
-        pace.sent(request.entries.iter().map(weight_of).sum());
+        let _held = Counted::new(&self.load.held, 1, None);
+        let _bytes = Counted::new(&self.load.held_bytes, freight.bytes, None);
+        while !self
+            .facts(to, freight.first)
+            .is_none_or(|facts| pace.may_send(&facts))
+        {
+            let began = Instant::now();
+            tokio::time::sleep(CATCH_UP_LOOK).await;
+            self.load.counters.held_back(began.elapsed());
+        }
     }
 
     /// What is so now; none: not known.
@@ -173,6 +177,8 @@ impl CatchUp {
             is_all_committed: next_index(committed.as_ref()) >= next,
             quiet: self.load.quiet(now),
             sharers: self.load.held.load(Ordering::Relaxed),
+            held_bytes: self.load.held_bytes.load(Ordering::Relaxed),
+            answers: self.answers(to.get(), &metrics),
             is_needed,
         })
     }
@@ -183,6 +189,11 @@ impl CatchUp {
         self.leash.as_ref().is_some_and(|leash| leash.is_free())
     }
 
+    fn answers(&self, node: u64, metrics: &RaftMetrics<TypeConfig>) -> bool {
+        let answered = metrics.heartbeat.as_ref().and_then(|at| *at.get(&node)?);
+        answered.is_some_and(|at| at.elapsed() < self.patience)
+    }
+
     fn is_needed(&self, to: NodeId, next: u64, metrics: &RaftMetrics<TypeConfig>) -> bool {
         let members = &metrics.membership_config;
         let voters: Vec<BTreeSet<NodeId>> = members
@@ -190,16 +201,12 @@ impl CatchUp {
             .iter()
             .map(|nodes| nodes.iter().copied().map(NodeId::new).collect())
             .collect();
-        let answers = |node: u64| {
-            let answered = metrics.heartbeat.as_ref().and_then(|at| *at.get(&node)?);
-            answered.is_some_and(|at| at.elapsed() < self.patience)
-        };
         let witness = self.leash.as_ref().map(|leash| leash.witness());
         let others = metrics.replication.iter().flatten().map(|(node, matched)| {
             let lacks = next.saturating_sub(next_index(matched.as_ref()));
             Member {
                 node: NodeId::new(*node),
-                is_level: answers(*node) && lacks <= CATCH_UP_RECORDS,
+                is_level: self.answers(*node, metrics) && lacks <= CATCH_UP_RECORDS,
                 holds_data: witness != Some(NodeId::new(*node)),
             }
         });
@@ -209,17 +216,67 @@ impl CatchUp {
     }
 }
 
+/// What a message carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Freight {
+    first: u64,
+    count: u64,
+    /// Of its records, at this node.
+    bytes: u64,
+    /// What it counts for once it is taken.
+    weight: u64,
+}
+
+impl Freight {
+    /// Of a message with these entries; to a witness without their payloads.
+    pub(crate) fn of(entries: &[RaftEntry], to_witness: bool) -> Self {
+        let counted = |entry: &RaftEntry| match to_witness {
+            true => pace::weight(0),
+            false => weight_of(entry),
+        };
+        Self {
+            first: entries.first().map_or(0, |entry| entry.log_id.index()),
+            count: entries.len() as u64,
+            bytes: entries.iter().map(|entry| size_of(entry) as u64).sum(),
+            weight: entries.iter().map(counted).sum(),
+        }
+    }
+
+    /// Charges what the answer says was taken. Without an answer nothing was, as far as anybody knows.
+    pub(crate) fn charge(&self, pace: &mut Pace, answer: &AppendEntriesResponse<TypeConfig>) {
+        let taken = match answer {
+            AppendEntriesResponse::Success => self.count,
+            AppendEntriesResponse::PartialSuccess(upto) => {
+                let taken = next_index(upto.as_ref()).saturating_sub(self.first);
+                taken.min(self.count)
+            }
+            AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_) => 0,
+        };
+        if self.count > 0 {
+            pace.sent(self.weight.saturating_mul(taken) / self.count);
+        }
+    }
+}
+
 /// What the entry counts for, written or sent.
 pub(crate) fn weight_of(entry: &RaftEntry) -> u64 {
-    pace::weight(match &entry.payload {
+    pace::weight(size_of(entry))
+}
+
+fn size_of(entry: &RaftEntry) -> usize {
+    match &entry.payload {
         EntryPayload::Normal(record) => record.body.len(),
         EntryPayload::Blank | EntryPayload::Membership(_) => 0,
-    })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use openraft::entry::RaftEntry as _;
+
+    use super::super::types::log_id;
     use super::*;
+    use crate::core::record::{Hlc, Record};
 
     #[test]
     fn it_is_quiet_from_the_last_write_on() {
@@ -235,5 +292,33 @@ mod tests {
         let least = Duration::from_secs(1);
         let most = least + after.saturating_sub(before) + Duration::from_millis(1);
         assert!((least..=most).contains(&quiet), "{quiet:?}");
+    }
+
+    #[test]
+    fn what_is_taken_is_charged_and_nothing_else() {
+        let entries: Vec<RaftEntry> = (5..9)
+            .map(|index| {
+                let record = Record::meta(Hlc::new(1, 0), vec![7; 1000].into());
+                RaftEntry::new(log_id(1, index), EntryPayload::Normal(record))
+            })
+            .collect();
+        let each = pace::weight(1000);
+        let owed = |to_witness, answer| {
+            let mut pace = Pace::default();
+            pace.sent(77);
+            Freight::of(&entries, to_witness).charge(&mut pace, &answer);
+            pace.owed()
+        };
+        let upto = |index| AppendEntriesResponse::PartialSuccess(Some(log_id(1, index)));
+        assert_eq!(owed(false, AppendEntriesResponse::Success), 4 * each);
+        assert_eq!(owed(false, upto(6)), 2 * each);
+        assert_eq!(owed(false, upto(4)), 0, "none granted");
+        assert_eq!(owed(false, AppendEntriesResponse::Conflict), 0);
+        let bare = pace::weight(0);
+        assert_eq!(owed(true, AppendEntriesResponse::Success), 4 * bare);
+        let mut pace = Pace::default();
+        pace.sent(77);
+        Freight::of(&[], false).charge(&mut pace, &AppendEntriesResponse::Success);
+        assert_eq!(pace.owed(), 77, "a message without records");
     }
 }

@@ -392,9 +392,7 @@ impl Engine {
             });
             let known = applied.max(tail.committed);
             self.log_of(group, instance, tail).leave(known).await?;
-            let mut batch = rocksdb::WriteBatch::default();
-            self.state.delete_group(&mut batch, group);
-            self.state.write(batch)?;
+            self.state.forget_group(group)?;
             self.state.sync().await?;
             self.snapshots.forget(group)
         };

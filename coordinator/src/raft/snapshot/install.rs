@@ -6,12 +6,12 @@
 use std::io;
 use std::sync::Arc;
 
-use maia_common::GroupId;
 use rocksdb::WriteBatch;
 
 use super::super::db::family;
 use super::super::keys::group_key;
 use super::super::state::db::StateDb;
+use super::super::state::incarnation::Incarnation;
 use super::super::types::RaftSnapshotMeta;
 use super::SnapshotFile;
 use super::format::{self, Reader};
@@ -24,15 +24,16 @@ const PIECE_BYTES: usize = 8 << 20;
 /// Replaces the group's state by the snapshot's. Synced when it returns.
 pub(crate) async fn install(
     state: &Arc<StateDb>,
-    group: GroupId,
+    incarnation: &Incarnation,
     meta: &RaftSnapshotMeta,
     snapshot: &SnapshotFile,
 ) -> io::Result<()> {
-    let (state, meta, snapshot) = (Arc::clone(state), meta.clone(), snapshot.clone());
+    let (state, incarnation) = (Arc::clone(state), incarnation.clone());
+    let (meta, snapshot) = (meta.clone(), snapshot.clone());
     tokio::task::spawn_blocking(move || {
         let in_pieces = snapshot.length_bytes()? > ONE_BATCH_BYTES;
         let pieces = in_pieces.then_some(PIECE_BYTES);
-        let mut install = Install::begin(&state, group, &meta, &snapshot, pieces)?;
+        let mut install = Install::begin(&state, &incarnation, &meta, &snapshot, pieces)?;
         while install.step()? {}
         Ok(())
     })
@@ -40,10 +41,11 @@ pub(crate) async fn install(
     .map_err(io::Error::other)?
 }
 
-/// An install under way. It may end after any step, with the process: the next start begins it anew.
+/// An install under way. It may end after any step, with the process: the next start begins it anew. Or go on
+/// when the group's instance has ended and begun again: then its next step fails.
 pub(crate) struct Install<'a> {
     state: &'a StateDb,
-    group: GroupId,
+    incarnation: &'a Incarnation,
     meta: &'a RaftSnapshotMeta,
     reader: Reader<'a>,
     /// Bytes of a piece; none: all is one batch.
@@ -56,11 +58,12 @@ impl<'a> Install<'a> {
     /// Checks the whole file; changes nothing.
     pub(crate) fn begin(
         state: &'a StateDb,
-        group: GroupId,
+        incarnation: &'a Incarnation,
         meta: &'a RaftSnapshotMeta,
         snapshot: &'a SnapshotFile,
         pieces: Option<usize>,
     ) -> io::Result<Self> {
+        let group = incarnation.group();
         let found = format::verify(&snapshot.file, group)?;
         if found.last_log_id != meta.last_log_id {
             return Err(io::Error::new(
@@ -71,7 +74,7 @@ impl<'a> Install<'a> {
         let (reader, _) = Reader::open(&snapshot.file, group)?;
         Ok(Self {
             state,
-            group,
+            incarnation,
             meta,
             reader,
             pieces,
@@ -82,11 +85,12 @@ impl<'a> Install<'a> {
 
     /// Writes the next batch; whether there is more to do. In pieces the first one is the mark.
     pub(crate) fn step(&mut self) -> io::Result<bool> {
+        let group = self.incarnation.group();
         if !self.is_marked {
             self.is_marked = true;
-            self.state.delete_group(&mut self.batch, self.group);
+            self.state.delete_group(&mut self.batch, group);
             if self.pieces.is_some() {
-                self.state.put_installing(&mut self.batch, self.group, true);
+                self.state.put_installing(&mut self.batch, group, true);
                 self.write_synced()?;
                 return Ok(true);
             }
@@ -94,12 +98,12 @@ impl<'a> Install<'a> {
         while let Some(rows) = self.reader.next_rows()? {
             for row in rows {
                 let cf = family(&self.state.db, row.cf.name());
-                let key = group_key(self.group, &row.suffix);
+                let key = group_key(group, &row.suffix);
                 self.batch.put_cf(cf, key, &row.value);
             }
             let full = |piece| self.batch.size_in_bytes() >= piece;
             if self.pieces.is_some_and(full) {
-                self.state.write(std::mem::take(&mut self.batch))?;
+                self.write()?;
                 return Ok(true);
             }
         }
@@ -108,7 +112,8 @@ impl<'a> Install<'a> {
     }
 
     fn end(&mut self) -> io::Result<()> {
-        let (state, group, last) = (self.state, self.group, self.meta.last_log_id.as_ref());
+        let (state, group) = (self.state, self.incarnation.group());
+        let last = self.meta.last_log_id.as_ref();
         let batch = &mut self.batch;
         state.put_applied(batch, group, last, &self.meta.last_membership);
         state.put_installed(batch, group, last);
@@ -118,8 +123,13 @@ impl<'a> Install<'a> {
         self.write_synced()
     }
 
+    fn write(&mut self) -> io::Result<()> {
+        let batch = std::mem::take(&mut self.batch);
+        self.incarnation.write(&self.state.db, batch)
+    }
+
     fn write_synced(&mut self) -> io::Result<()> {
-        self.state.write(std::mem::take(&mut self.batch))?;
+        self.write()?;
         self.state
             .db
             .flush_wal(true)
@@ -129,6 +139,7 @@ impl<'a> Install<'a> {
 
 #[cfg(test)]
 mod tests {
+    use maia_common::GroupId;
     use rocksdb::Cache;
 
     use super::super::super::config::DbOptions;
@@ -184,13 +195,61 @@ mod tests {
             put(&state, OTHER, b"a");
             let store = SnapshotStore::open(dir.path()).unwrap();
             let (meta, file) = snapshot(&store, &[b"b", b"c"]);
-            let mut install = Install::begin(&state, G, &meta, &file, pieces).unwrap();
+            let turn = state.begin(G);
+            let mut install = Install::begin(&state, &turn, &meta, &file, pieces).unwrap();
             while install.step().unwrap() {}
             assert_eq!(rows(&state, G), [b"b", b"c"]);
             assert_eq!(rows(&state, OTHER), [b"a"]);
             assert_eq!(state.applied(G).unwrap().0, meta.last_log_id);
             assert!(!state.is_installing(G).unwrap());
         }
+    }
+
+    /// The group's instance ended and began again while the old one's thread goes on: at each of its steps,
+    /// and at each of the new one's.
+    #[test]
+    fn an_older_one_that_goes_on_writes_nothing() {
+        for (before, between) in (0..5).flat_map(|a| (0..5).map(move |b| (a, b))) {
+            let dir = tempfile::tempdir().unwrap();
+            let state = state(dir.path());
+            put(&state, G, b"a");
+            let store = SnapshotStore::open(dir.path()).unwrap();
+            let (meta, file) = snapshot(&store, &[b"b", b"c"]);
+            let old = state.begin(G);
+            let mut install = Install::begin(&state, &old, &meta, &file, Some(1)).unwrap();
+            let ended = (0..before).any(|_| !install.step().unwrap());
+            let new = state.begin(G);
+            let mut again = Install::begin(&state, &new, &meta, &file, Some(1)).unwrap();
+            let whole = (0..between).any(|_| !again.step().unwrap());
+            let found = (rows(&state, G), state.is_installing(G).unwrap());
+            if !ended {
+                install.step().unwrap_err();
+            }
+            assert_eq!((rows(&state, G), state.is_installing(G).unwrap()), found);
+            while !whole && again.step().unwrap() {}
+            assert_eq!(rows(&state, G), [b"b", b"c"], "{before}, {between}");
+            assert!(!state.is_installing(G).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_goes_on_when_the_group_was_left_writes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = state(dir.path());
+        put(&state, G, b"a");
+        put(&state, OTHER, b"a");
+        let store = SnapshotStore::open(dir.path()).unwrap();
+        let (meta, file) = snapshot(&store, &[b"b"]);
+        let old = state.begin(G);
+        let mut install = Install::begin(&state, &old, &meta, &file, None).unwrap();
+        state.forget_group(G).unwrap();
+        let new = state.begin(G);
+        install.step().unwrap_err();
+        assert_eq!(rows(&state, G).len(), 0);
+        assert_eq!(rows(&state, OTHER), [b"a"]);
+        let mut install = Install::begin(&state, &new, &meta, &file, None).unwrap();
+        while install.step().unwrap() {}
+        assert_eq!(rows(&state, G), [b"b"]);
     }
 
     #[test]
@@ -203,7 +262,8 @@ mod tests {
         let length = file.length_bytes().unwrap();
         std::os::unix::fs::FileExt::write_all_at(&*file.file, b"x", length / 2).unwrap();
         for pieces in [None, Some(1)] {
-            assert!(Install::begin(&state, G, &meta, &file, pieces).is_err());
+            let turn = state.begin(G);
+            assert!(Install::begin(&state, &turn, &meta, &file, pieces).is_err());
             assert_eq!(rows(&state, G), [b"a"]);
             assert!(!state.is_installing(G).unwrap());
         }

@@ -17,15 +17,32 @@ use super::super::keys::{
     trace_key,
 };
 use super::super::types::{RaftLogId, RaftStoredMembership};
+use super::incarnation::{Incarnation, Incarnations};
 
 /// The `state/` database.
 pub(crate) struct StateDb {
     pub(crate) db: Arc<DB>,
+    incarnations: Incarnations,
 }
 
 impl StateDb {
     pub(crate) fn new(db: Arc<DB>) -> Self {
-        Self { db }
+        Self {
+            db,
+            incarnations: Incarnations::default(),
+        }
+    }
+
+    /// From now on nobody else writes the group's state; blocks while an older one writes a batch.
+    pub(crate) fn begin(&self, group: GroupId) -> Incarnation {
+        self.incarnations.begin(group)
+    }
+
+    /// Deletes the group's state. Whatever an instance of it has under way writes nothing any more.
+    pub(crate) fn forget_group(&self, group: GroupId) -> io::Result<()> {
+        let mut batch = WriteBatch::default();
+        self.delete_group(&mut batch, group);
+        self.incarnations.end(group, &self.db, batch)
     }
 
     /// Makes all that was written so far survive a power cut.
@@ -153,7 +170,8 @@ impl StateDb {
 
     /// Before anything is applied: what an earlier version applied left no traces, so it counts as if it
     /// had come with a snapshot. The mark without a position says that nothing did.
-    pub(crate) fn begin_traces(&self, group: GroupId) -> io::Result<()> {
+    pub(crate) fn begin_traces(&self, incarnation: &Incarnation) -> io::Result<()> {
+        let group = incarnation.group();
         if self.mark(group, INSTALLED_MARK)?.is_some() {
             return Ok(());
         }
@@ -162,7 +180,7 @@ impl StateDb {
         let mut batch = WriteBatch::default();
         let key = group_key(group, INSTALLED_MARK);
         batch.put_cf(self.marks(), key, value.unwrap_or_default());
-        self.write(batch)
+        incarnation.write(&self.db, batch)
     }
 
     /// What the traces of the entries `[start, end)` weigh on disk, about.
@@ -192,6 +210,7 @@ impl StateDb {
         sizes.fold(0, u64::saturating_add)
     }
 
+    /// For what is no part of a group's state: that is written by its [`Incarnation`] alone.
     pub(crate) fn write(&self, batch: WriteBatch) -> io::Result<()> {
         self.db.write(batch).map_err(io_error)
     }

@@ -22,6 +22,7 @@ use super::super::types::{
 use super::applier::{Applier, Mutations, Source};
 use super::db::StateDb;
 use super::digest::Digests;
+use super::incarnation::Incarnation;
 use super::reader::StateReader;
 use super::view::PendingView;
 use crate::core::history;
@@ -44,6 +45,7 @@ pub(crate) struct GroupMachine {
     pub(crate) tail: Option<SharedTail>,
     /// Who waits for the state as of an index.
     pub(crate) digests: Arc<Digests>,
+    incarnation: Incarnation,
     applied: Option<RaftLogId>,
     membership: RaftStoredMembership,
 }
@@ -60,6 +62,12 @@ impl GroupMachine {
         counters: Arc<Counters>,
         disk: Arc<DiskGuard>,
     ) -> io::Result<Self> {
+        // Before anything is read: an older instance may still be writing.
+        let incarnation = {
+            let state = Arc::clone(&state);
+            let begun = tokio::task::spawn_blocking(move || state.begin(group)).await;
+            begun.map_err(io::Error::other)?
+        };
         if state.is_installing(group)? {
             let current = snapshots.current(group).ok_or_else(|| {
                 let text = format!(
@@ -68,9 +76,9 @@ impl GroupMachine {
                 );
                 io::Error::new(io::ErrorKind::InvalidData, text)
             })?;
-            install::install(&state, group, &current.meta, &current.snapshot).await?;
+            install::install(&state, &incarnation, &current.meta, &current.snapshot).await?;
         }
-        state.begin_traces(group)?;
+        state.begin_traces(&incarnation)?;
         let (applied, membership) = state.applied(group)?;
         tell_state(group, &state, &*applier, Source::Disk)?;
         Ok(Self {
@@ -82,12 +90,13 @@ impl GroupMachine {
             disk,
             tail: None,
             digests: Arc::default(),
+            incarnation,
             applied,
             membership,
         })
     }
 
-    /// Applies a batch as one write, then tells watchers and proposers.
+    /// Applies a batch as one write, unless a newer instance has the state; then tells watchers and proposers.
     fn apply_batch(&mut self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
         let Some((last, _)) = batch.last() else {
             return Ok(());
@@ -120,7 +129,7 @@ impl GroupMachine {
         self.state.put_traces(&mut writes, self.group, &traces);
         self.state
             .put_applied(&mut writes, self.group, Some(&last), &self.membership);
-        self.state.write(writes)?;
+        self.incarnation.write(&self.state.db, writes)?;
         if let Some(tail) = self.tail.as_ref().filter(|_| !traces.is_empty()) {
             let mut tail = tail.lock();
             for (index, trace) in &traces {
@@ -248,7 +257,7 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
         snapshot: SnapshotFile,
     ) -> Result<(), io::Error> {
         let kept = self.snapshots.adopt(self.group, meta, snapshot).await?;
-        install::install(&self.state, self.group, meta, &kept).await?;
+        install::install(&self.state, &self.incarnation, meta, &kept).await?;
         (self.applied, self.membership) = self.state.applied(self.group)?;
         tell_state(self.group, &self.state, &*self.applier, Source::Snapshot)
     }

@@ -4,6 +4,7 @@
 pub mod applier;
 pub(crate) mod db;
 pub mod digest;
+pub(crate) mod incarnation;
 pub(crate) mod machine;
 pub mod reader;
 pub(crate) mod view;

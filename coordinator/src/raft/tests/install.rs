@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use maia_common::GroupId;
 use maia_common::position::Revision;
+use openraft::entry::RaftEntry as _;
+use openraft::storage::RaftStateMachine;
 use rocksdb::{Cache, DB};
 use tokio::sync::watch;
 
@@ -17,7 +19,7 @@ use super::super::snapshot::format::Writer;
 use super::super::snapshot::install::Install;
 use super::super::state::db::StateDb;
 use super::super::state::machine::GroupMachine;
-use super::super::types::{RaftSnapshotMeta, RaftStoredMembership, log_id};
+use super::super::types::{RaftEntry, RaftSnapshotMeta, RaftStoredMembership, log_id};
 use super::super::*;
 use crate::shell::applier::RecordApplier;
 use crate::shell::clock::Clock;
@@ -57,6 +59,10 @@ impl Process {
     }
 
     async fn start_metastore(&self, dir: &Path) {
+        self.open_metastore(dir).await.unwrap();
+    }
+
+    async fn open_metastore(&self, dir: &Path) -> std::io::Result<GroupMachine> {
         self.snapshots.load(ROOT).unwrap();
         let machine = GroupMachine::open(
             ROOT,
@@ -66,7 +72,7 @@ impl Process {
             Arc::new(Counters::default()),
             Arc::new(DiskGuard::new(dir, 0)),
         );
-        machine.await.unwrap();
+        machine.await
     }
 
     fn told(&self) -> u64 {
@@ -112,7 +118,8 @@ async fn died(steps: usize, pieces: Option<usize>, is_process: bool) -> bool {
     let (meta, file) = received(&process.snapshots).await;
     let mut is_over = false;
     {
-        let mut install = Install::begin(&process.state, ROOT, &meta, &file, pieces).unwrap();
+        let turn = process.state.begin(ROOT);
+        let mut install = Install::begin(&process.state, &turn, &meta, &file, pieces).unwrap();
         for _ in 0..steps {
             assert!(!is_over);
             is_over = !install.step().unwrap();
@@ -150,4 +157,44 @@ async fn watchers_hear_of_an_install_whichever_start_ended_it() {
             assert!(steps >= least, "{steps} steps in pieces {pieces:?}");
         }
     }
+}
+
+/// A start that swallowed it would leave watchers with the old state until something is applied.
+#[tokio::test]
+async fn a_revision_that_cannot_be_read_is_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::new_lru_cache(1 << 20);
+    let db = Arc::new(open_state(dir.path(), &DbOptions::default(), &cache).unwrap());
+    put_revision(&db, OLD);
+    let process = Process::start(dir.path(), &db);
+    let marks = family(&db, StateCf::Marks.name());
+    db.put_cf(marks, group_key(ROOT, REVISION), b"rot").unwrap();
+    let failed = process.open_metastore(dir.path()).await;
+    let failed = failed.err().expect("the applier could not read");
+    assert!(failed.to_string().contains("3 bytes"), "{failed}");
+    put_revision(&db, NEW);
+    process.start_metastore(dir.path()).await;
+    assert_eq!(process.told(), NEW);
+}
+
+/// An apply that was under way when the group's instance ended, and goes on when the next one has begun.
+#[tokio::test]
+async fn an_older_instance_applies_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::new_lru_cache(1 << 20);
+    let db = Arc::new(open_state(dir.path(), &DbOptions::default(), &cache).unwrap());
+    let process = Process::start(dir.path(), &db);
+    let blank = |index| {
+        let entry = RaftEntry::new_blank(log_id(1, index));
+        futures::stream::iter([Ok((entry, None))])
+    };
+    let applied = || process.state.applied(ROOT).unwrap().0;
+    let mut old = process.open_metastore(dir.path()).await.unwrap();
+    old.apply(blank(1)).await.unwrap();
+    assert_eq!(applied(), Some(log_id(1, 1)));
+    let mut new = process.open_metastore(dir.path()).await.unwrap();
+    old.apply(blank(2)).await.unwrap_err();
+    assert_eq!(applied(), Some(log_id(1, 1)));
+    new.apply(blank(2)).await.unwrap();
+    assert_eq!(applied(), Some(log_id(1, 2)));
 }

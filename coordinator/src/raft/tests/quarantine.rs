@@ -178,8 +178,8 @@ async fn what_was_applied_without_traces_is_not_retained() {
     let (old, new) = (Store::new(), Store::new());
     old.install(&[], (1, 4));
     for _ in 0..2 {
-        old.state.begin_traces(G).unwrap();
-        new.state.begin_traces(G).unwrap();
+        old.state.begin_traces(&old.state.begin(G)).unwrap();
+        new.state.begin_traces(&new.state.begin(G)).unwrap();
         assert_eq!(old.state.installed(G).unwrap(), Some(log_id(1, 4)));
         assert_eq!(new.state.installed(G).unwrap(), None);
         old.install(&[], (1, 9));

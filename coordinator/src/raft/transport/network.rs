@@ -20,7 +20,7 @@ use openraft::raft::{
 };
 use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 
-use super::super::catch_up::CatchUp;
+use super::super::catch_up::{CatchUp, Freight};
 use super::super::snapshot::{SnapshotFile, SnapshotStore};
 use super::super::types::{RaftSnapshot, RaftVote, TypeConfig};
 use super::super::witness::{Leash, without_payload};
@@ -181,11 +181,14 @@ impl RaftNetworkV2<TypeConfig> for GroupNetwork {
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let catch_up = &self.networks.catch_up;
-        catch_up.turn(self.route.to, &mut self.pace, &rpc).await;
-        match self.leash.clone() {
-            None => self.send(rpc).await,
-            Some(leash) => self.send_on_leash(&leash, rpc).await,
-        }
+        let freight = Freight::of(&rpc.entries, self.leash.is_some());
+        catch_up.turn(self.route.to, &mut self.pace, &freight).await;
+        let answer = match self.leash.clone() {
+            None => self.send(rpc).await?,
+            Some(leash) => self.send_on_leash(&leash, rpc).await?,
+        };
+        freight.charge(&mut self.pace, &answer);
+        Ok(answer)
     }
 
     async fn vote(

@@ -143,9 +143,10 @@ impl Ctx {
     }
 
     /// Whether the origin's answer to this try, as an answer to the client, would say of an earlier one
-    /// what nobody knows: that one was sent, broke off, and may yet be carried out. A success alone is
-    /// as good for both: what is tried twice has a key, or has one effect however often it is done. A
-    /// refusal need not be of what the key stands for: the tenant may have left since.
+    /// what nobody knows: that one was sent, broke off, and may yet be carried out. A success
+    /// alone is passed on: it says of the later try what is true, and with a key of both. Without one (`PUT`,
+    /// `DELETE`) the earlier try may still take effect behind it, and behind others' writes in between: who
+    /// minds sends a key or a condition. A refusal need not be of what the key stands for: the tenant may have left since.
     pub(super) fn is_beyond(&self, status: StatusCode) -> bool {
         let is_final = !status.is_informational();
         let is_refusal = is_final && !status.is_success();
