@@ -154,9 +154,12 @@ mod tests {
         let mut lifetime = Lifetime::of(length, None, &removed);
         assert!(!poll_fn(|context| Poll::Ready(lifetime.is_over(context))).await);
         assert!(!lifetime.was_over());
-        let is_over = poll_fn(|context| match lifetime.is_over(context) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        let is_over = poll_fn(|context| {
+            if lifetime.is_over(context) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         });
         let ended = tokio::time::timeout(Duration::from_secs(60), is_over).await;
         ended.expect("it ends");

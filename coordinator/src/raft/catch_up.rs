@@ -230,10 +230,7 @@ pub(crate) struct Freight {
 impl Freight {
     /// Of a message with these entries; to a witness without their payloads.
     pub(crate) fn of(entries: &[RaftEntry], to_witness: bool) -> Self {
-        let counted = |entry: &RaftEntry| match to_witness {
-            true => pace::weight(0),
-            false => weight_of(entry),
-        };
+        let counted = |entry: &RaftEntry| pace::weight(if to_witness { 0 } else { size_of(entry) });
         Self {
             first: entries.first().map_or(0, |entry| entry.log_id.index()),
             count: entries.len() as u64,
@@ -252,8 +249,9 @@ impl Freight {
             }
             AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_) => 0,
         };
-        if self.count > 0 {
-            pace.sent(self.weight.saturating_mul(taken) / self.count);
+        let of_all = self.weight.saturating_mul(taken);
+        if let Some(weight) = of_all.checked_div(self.count) {
+            pace.sent(weight);
         }
     }
 }
