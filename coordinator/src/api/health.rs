@@ -143,8 +143,8 @@ fn diagnose(seen: &[Seen], leaderless: &[GroupId], followers: &[Value]) -> Diagn
     let unfit: Vec<String> = unfit.map(|group| group.to_string()).collect();
     if !unfit.is_empty() {
         reasons.push(format!(
-            "this node's clock is off from those of most members, or has jumped and nobody confirms it: it \
-             does not lead groups {}",
+            "this node's clock is off from those of most members, or nobody confirms it yet: it begins to lead \
+             none of groups {}",
             unfit.join(", ")
         ));
     }

@@ -2,6 +2,7 @@
 //! comes in as arguments and goes out as values; the shell executes them.
 
 pub mod acks;
+pub mod clocks;
 pub mod cluster_state;
 pub mod collection;
 pub mod conflict;

@@ -366,13 +366,15 @@ pub enum Step {
     Later,
 }
 
-/// What a node's clock says.
+/// What time it is, by a node's clock and by the group.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
     /// Milliseconds since 1970.
     pub unix_ms: u64,
     /// How far clocks may be apart.
     pub max_clock_offset: Duration,
+    /// The greatest reading of the tenant's group, as far as this node has it.
+    pub group: Hlc,
 }
 
 /// Decides by what is known now. `standing` is of the entry's position in its group's history as far
@@ -409,7 +411,10 @@ pub fn next_step(entry: &Entry, standing: Option<Standing>, home: Home, now: Now
     if is_too_old(entry, now_ms) {
         return Step::Wait(Waiting::TooOld);
     }
-    if hlc::is_ahead(entry.record.hlc, now_ms, now.max_clock_offset) {
+    // Two clocks that are well may both be off, to either side. What the group has come up to, however that
+    // came, wins over nothing there.
+    let is_ahead = hlc::is_ahead(entry.record.hlc, now_ms, now.max_clock_offset * 2);
+    if is_ahead && entry.record.hlc > now.group {
         return Step::Wait(Waiting::Ahead);
     }
     Step::Resolve(resolution)

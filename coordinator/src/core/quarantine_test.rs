@@ -151,6 +151,7 @@ fn at(unix_ms: u64) -> Now {
     Now {
         unix_ms,
         max_clock_offset: Duration::from_millis(500),
+        group: Hlc::default(),
     }
 }
 
@@ -163,8 +164,18 @@ fn what_is_of_a_time_to_come_waits_for_it() {
     entry.record = Record::new(fields);
     let step = |entry: &Entry, now_ms| next_step(entry, DIVERGED, placed(LWW), at(now_ms));
     let resolve = Step::Resolve(Resolution::LastWriteWins);
-    assert_eq!(step(&entry, made_ms - 501), Step::Wait(Waiting::Ahead));
-    assert_eq!(step(&entry, made_ms - 500), resolve);
+    assert_eq!(step(&entry, made_ms - 1001), Step::Wait(Waiting::Ahead));
+    assert_eq!(step(&entry, made_ms - 1000), resolve);
+    // What the group has come up to wins over nothing there.
+    let step_at = |ms| {
+        let now = Now {
+            group: Hlc::new(ms, 0),
+            ..at(1000)
+        };
+        next_step(&entry, DIVERGED, placed(LWW), now)
+    };
+    assert_eq!(step_at(made_ms), resolve);
+    assert_eq!(step_at(made_ms - 1), Step::Wait(Waiting::Ahead));
     entry.waiting = Some(Waiting::Ahead);
     assert_eq!(step(&entry, made_ms), resolve, "its time has come");
 }

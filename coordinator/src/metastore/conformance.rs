@@ -178,7 +178,7 @@ async fn alone(dir: &std::path::Path) -> (super::RaftMetastore, Arc<crate::raft:
     use maia_common::rpc::Rpc;
 
     let node = NodeId::new(1);
-    let clock = Arc::new(Clock::new(std::time::Duration::from_millis(500)));
+    let clock = Arc::new(Clock::default());
     let revisions = tokio::sync::watch::Sender::new(Revision::default());
     let applier = Arc::new(RecordApplier::new(Arc::clone(&clock), revisions.clone()));
     let rpc = Rpc::plaintext(&ClusterKey::from_secret("test"));

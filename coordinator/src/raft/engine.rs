@@ -321,7 +321,7 @@ impl Engine {
             heard_ms: AtomicU64::new(0),
             trail: Mutex::default(),
             transferring: Transferring::default(),
-            unfit: Mutex::default(),
+            unfit: Mutex::new(self.unfit_at_first()),
             started: Instant::now(),
             silent_until,
             leash,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use maia_common::{GroupId, NodeId};
@@ -40,6 +41,8 @@ impl From<io::Error> for Stop {
 #[derive(Default)]
 pub(crate) struct Groups {
     entries: RwLock<HashMap<GroupId, GroupEntry>>,
+    /// Whether this node shall not lead those that start now, until it is said of each.
+    pub(super) is_clock_doubted: AtomicBool,
 }
 
 impl Groups {

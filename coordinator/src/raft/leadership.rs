@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -95,6 +96,18 @@ impl Engine {
         };
         running.let_campaign();
         before.contains(&running.node) != is_unfit
+    }
+
+    /// Whether this node shall not lead the groups that start from now on, until [`set_unfit`](Self::set_unfit)
+    /// says it of each: nobody has looked at its clock yet.
+    pub fn doubt_clock(&self, is_doubted: bool) {
+        let known = &self.groups.is_clock_doubted;
+        known.store(is_doubted, Ordering::Relaxed);
+    }
+
+    pub(super) fn unfit_at_first(&self) -> BTreeSet<NodeId> {
+        let is_doubted = self.groups.is_clock_doubted.load(Ordering::Relaxed);
+        is_doubted.then_some(self.config.node).into_iter().collect()
     }
 
     /// Hands the group to a voter that has caught up and answers. Once asked, openraft cannot be stopped:

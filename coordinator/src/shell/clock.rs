@@ -1,18 +1,16 @@
 //! The hybrid logical clock of this node: close to the wall clock, and never going back. The one
 //! place of the shell that reads the wall clock for records.
 //!
-//! One clock serves all groups, so that what this node stamps in one is above what it saw in another. But a
-//! reading that no clock within the bound can have made is not let in: it would spread from the group in whose
-//! log it stands to every group of every node that has a replica of it. It counts in its own group alone, whose
-//! log must not go back (I4), until the wall clock has come up to it.
+//! Each group has its own last reading, so that what a wrong clock stamped, here or elsewhere, stays in the group in
+//! whose log it stands; that log must not go back (I4), and no other one follows it.
 //!
-//! Between two moments at which the wall clock was found credible (`shell/clock_watch`, by
-//! `core/hlc::follows`) the time is counted by a clock that nobody sets: a wall clock that jumps
-//! stamps no record before the other nodes have confirmed it.
+//! Between two moments at which the wall clock was believed (`shell/clock_watch`, by
+//! `core/clocks::belief`) the time is counted by a clock that nobody sets: a wall clock that jumps
+//! stamps no record before somebody has confirmed it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use maia_common::ids::GroupId;
@@ -30,15 +28,10 @@ pub struct Reading {
 /// Readings that only grow, also when the wall clock is set back.
 #[derive(Debug)]
 pub struct Clock {
-    last: AtomicU64,
-    /// When the wall clock was last found credible.
+    /// Of each group the last one: 16 bytes for each that has had a replica here since the start.
+    last: RwLock<BTreeMap<GroupId, AtomicU64>>,
+    /// When the wall clock was last believed.
     trusted: Mutex<Reading>,
-    bound: Duration,
-    /// The last readings of groups whose logs are ahead of the wall clock by more than the bound: no more
-    /// than there are groups.
-    ahead: Mutex<BTreeMap<GroupId, Hlc>>,
-    /// How many there are, so that nobody waits for the lock while there are none.
-    far: AtomicUsize,
 }
 
 impl Reading {
@@ -63,6 +56,13 @@ impl Reading {
         self.at.elapsed()
     }
 
+    /// How far the wall clock had moved at a later look against a clock that nobody sets, in milliseconds.
+    #[must_use]
+    pub fn step_ms(&self, later: &Self) -> i64 {
+        let limit = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        limit(later.wall_ms()) - limit(self.ms_at(later.at))
+    }
+
     fn ms_at(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.at).as_micros();
         let since = u64::try_from(since).unwrap_or(u64::MAX);
@@ -70,70 +70,38 @@ impl Reading {
     }
 }
 
-impl Clock {
-    /// A clock that takes up readings ahead of the wall clock by up to `max_clock_offset`.
-    #[must_use]
-    pub fn new(max_clock_offset: Duration) -> Self {
+impl Default for Clock {
+    /// Begins with what the wall clock says now.
+    fn default() -> Self {
         Self {
-            last: AtomicU64::default(),
+            last: RwLock::default(),
             trusted: Mutex::new(Reading::take()),
-            bound: max_clock_offset,
-            ahead: Mutex::default(),
-            far: AtomicUsize::default(),
         }
     }
+}
 
-    /// A reading for a record of this group: greater than all before, and than all of the group that were
+impl Clock {
+    /// A reading for a record of this group: greater than all before it, and than all that were
     /// [observed](Clock::observe).
     pub fn now(&self, group: GroupId) -> Hlc {
         let wall_ms = self.wall_ms();
-        let next = |last| hlc::tick(Hlc::from_raw(last), wall_ms);
-        let before = self
-            .last
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
-                Some(next(last).get())
-            });
-        let reading = next(before.expect("an update is always given"));
-        if self.far.load(Ordering::Acquire) == 0 {
-            return reading;
-        }
-        self.above(group, reading)
+        self.advance(group, |last| hlc::tick(last, wall_ms))
     }
 
-    /// Of a group whose log is ahead: the next one there, until the wall clock has come up to it.
-    fn above(&self, group: GroupId, reading: Hlc) -> Hlc {
-        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(last) = ahead.get(&group).copied() else {
-            return reading;
-        };
-        if reading > last {
-            ahead.remove(&group);
-            self.far.store(ahead.len(), Ordering::Release);
-            return reading;
-        }
-        let next = hlc::tick(last, 0);
-        ahead.insert(group, next);
-        next
-    }
-
-    /// Later readings of the group will be greater than this one, which came from its log; and those of other
-    /// groups too, unless it is ahead by more than the bound.
+    /// Later readings of the group will be greater than this one, which came from its log.
     pub fn observe(&self, group: GroupId, seen: Hlc) {
-        // Most are behind: then no time is read.
-        if seen.get() <= self.last.load(Ordering::Relaxed) {
-            return;
-        }
-        if hlc::is_ahead(seen, self.wall_ms(), self.bound) {
-            return self.hold_ahead(group, seen);
-        }
-        let next = |last| Some(hlc::observe(Hlc::from_raw(last), seen).get());
-        let updated = self
-            .last
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
-        updated.expect("an update is always given");
+        self.advance(group, |last| hlc::observe(last, seen));
     }
 
-    /// Milliseconds since 1970: the wall clock as it was last found credible, and the time since. Goes
+    /// The last reading of the group: the greatest that this node has made or seen there.
+    #[must_use]
+    pub fn last(&self, group: GroupId) -> Hlc {
+        let all = self.last.read().unwrap_or_else(PoisonError::into_inner);
+        let last = all.get(&group).map(|last| last.load(Ordering::Relaxed));
+        Hlc::from_raw(last.unwrap_or_default())
+    }
+
+    /// Milliseconds since 1970: the wall clock as it was last believed, and the time since. Goes
     /// back when a clock that was ahead is set right.
     #[must_use]
     pub fn wall_ms(&self) -> u64 {
@@ -143,8 +111,7 @@ impl Clock {
     /// How far the wall clock had moved at that look against this clock, in milliseconds.
     #[must_use]
     pub fn step_ms(&self, reading: &Reading) -> i64 {
-        let limit = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
-        limit(reading.wall_ms()) - limit(self.trusted().ms_at(reading.at))
+        self.trusted().step_ms(reading)
     }
 
     /// Time is counted from this look on.
@@ -156,19 +123,20 @@ impl Clock {
         *self.trusted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hold_ahead(&self, group: GroupId, seen: Hlc) {
-        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = ahead.get(&group).copied();
-        ahead.insert(group, hlc::observe(known.unwrap_or_default(), seen));
-        self.far.store(ahead.len(), Ordering::Release);
-        drop(ahead);
-        if known.is_none() {
-            tracing::warn!(
-                %group, reading_ms = seen.physical_ms(),
-                "a record is ahead of this node's clock by more than clocks may be apart: its group goes on \
-                 from there, no other does; is a clock wrong, or was it?"
-            );
+    fn advance(&self, group: GroupId, next: impl Fn(Hlc) -> Hlc) -> Hlc {
+        let step = |last: &AtomicU64| {
+            let next = |last| next(Hlc::from_raw(last));
+            let stepped = |last| Some(next(last).get());
+            let before = last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, stepped);
+            next(before.expect("an update is always given"))
+        };
+        let all = self.last.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = all.get(&group) {
+            return step(last);
         }
+        drop(all);
+        let mut all = self.last.write().unwrap_or_else(PoisonError::into_inner);
+        step(all.entry(group).or_default())
     }
 }
 
@@ -187,28 +155,26 @@ mod tests {
 
     const G: GroupId = GroupId::new(1);
     const H: GroupId = GroupId::new(2);
-    const BOUND: Duration = Duration::from_secs(60);
+    const HOUR: Duration = Duration::from_secs(3600);
 
     fn in_ms(ms: u64) -> Hlc {
         Hlc::new(unix_us() / 1000 + ms, 7)
     }
 
-    #[test]
-    fn readings_grow_past_what_was_observed() {
-        let clock = Clock::new(BOUND);
-        let ahead = in_ms(50_000);
-        clock.observe(G, ahead);
-        let first = clock.now(H);
-        assert!(first > ahead, "one clock for all groups");
-        assert!(clock.now(G) > first);
+    fn jumped(from: Reading) -> Reading {
+        Reading {
+            wall_us: from.wall_us + u64::try_from(HOUR.as_micros()).unwrap(),
+            ..from
+        }
     }
 
     #[test]
-    fn what_no_clock_within_the_bound_has_made_counts_in_its_group_alone() {
-        let clock = Clock::new(BOUND);
+    fn what_was_observed_counts_in_its_group_alone() {
+        let clock = Clock::default();
         let far = in_ms(3_600_000);
         clock.observe(G, far);
         clock.observe(G, in_ms(1_800_000));
+        assert_eq!(clock.last(G), far);
         let first = clock.now(G);
         assert!(first > far, "the log of its group must not go back");
         assert!(clock.now(G) > first);
@@ -219,36 +185,21 @@ mod tests {
 
     #[test]
     fn a_group_that_was_ahead_is_like_any_once_the_wall_clock_has_come_up_to_it() {
-        let clock = Clock::new(Duration::ZERO);
-        clock.observe(G, in_ms(2));
-        while unix_us() / 1000
-            < clock
-                .ahead
-                .lock()
-                .unwrap()
-                .get(&G)
-                .map_or(0, |h| h.physical_ms() + 1)
-        {
+        let clock = Clock::default();
+        let ahead = in_ms(2);
+        clock.observe(G, ahead);
+        while unix_us() / 1000 <= ahead.physical_ms() {
             std::hint::spin_loop();
         }
         let reading = clock.now(G);
-        assert!(reading < in_ms(1000));
-        assert_eq!(
-            clock.far.load(Ordering::Acquire),
-            0,
-            "nothing is held for it"
-        );
+        assert!(reading > ahead && reading < in_ms(1000));
     }
 
     #[test]
     fn a_jump_counts_from_when_it_is_trusted() {
-        const HOUR_US: u64 = 3_600_000_000;
-        let clock = Clock::new(BOUND);
+        let clock = Clock::default();
         let now = Reading::take();
-        let jumped = Reading {
-            wall_us: now.wall_us + HOUR_US,
-            ..now
-        };
+        let jumped = jumped(now);
         let step_ms = clock.step_ms(&jumped);
         assert!((3_599_000..3_601_000).contains(&step_ms), "{step_ms}");
         assert!(clock.now(G).physical_ms() < jumped.wall_ms());
@@ -258,5 +209,17 @@ mod tests {
         clock.trust(now);
         assert!(clock.wall_ms() < jumped.wall_ms(), "set right again");
         assert!(clock.now(G) > ahead, "what was stamped is never undercut");
+    }
+
+    /// The node that had the wrong clock leads other groups as well as any when it is right.
+    #[test]
+    fn what_a_wrong_clock_stamped_in_one_group_is_of_no_account_in_another() {
+        let clock = Clock::default();
+        let right = Reading::take();
+        clock.trust(jumped(right));
+        let wrong = clock.now(G);
+        clock.trust(right);
+        assert!(clock.now(H) < in_ms(1000));
+        assert!(clock.now(G) > wrong);
     }
 }

@@ -29,7 +29,7 @@ use tonic::service::interceptor::InterceptedService;
 use super::applier::RecordApplier;
 use super::bootstrap;
 use super::clock::Clock;
-use super::clock_watch::{ClockWatch, Offsets};
+use super::clock_watch::{ClockWatch, ClockWatchParts, Offsets};
 use super::cluster::{Cluster, ClusterLoop};
 use super::controller::Controller;
 use super::data::{DataParts, DataService};
@@ -218,7 +218,7 @@ impl Parts {
         for node in &config.bootstrap.nodes {
             directory.set(node.id, node.rpc_addr.clone());
         }
-        let clock = Arc::new(Clock::new(config.failover.max_clock_offset));
+        let clock = Arc::new(Clock::default());
         let revisions = watch::Sender::new(Revision::default());
         let applier = Arc::new(RecordApplier::new(Arc::clone(&clock), revisions.clone()));
         let engine = Engine::open(
@@ -402,7 +402,7 @@ impl Parts {
     }
 
     fn watch_clocks(&self, bound: Duration) {
-        let watch = ClockWatch {
+        let watch = ClockWatch::new(ClockWatchParts {
             node: self.me.0,
             engine: Arc::clone(&self.engine),
             cluster: self.cluster.clone(),
@@ -410,7 +410,7 @@ impl Parts {
             offsets: self.offsets.clone(),
             clock: Arc::clone(&self.clock),
             bound,
-        };
+        });
         self.tasks.spawn_until_stop("clock watch", watch.run());
     }
 

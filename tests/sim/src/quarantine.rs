@@ -114,6 +114,7 @@ impl World {
         let now = quarantine::Now {
             unix_ms: self.nodes[n].clocks.wall_ms(self.now),
             max_clock_offset: MAX_CLOCK_OFFSET,
+            group: self.nodes[n].hlc,
         };
         quarantine::next_step(&kept.entry, standing, home, now)
     }

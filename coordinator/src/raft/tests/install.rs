@@ -44,10 +44,7 @@ struct Process {
 impl Process {
     fn start(dir: &Path, db: &Arc<DB>) -> Self {
         let revisions = watch::Sender::new(Revision::default());
-        let applier = RecordApplier::new(
-            Arc::new(Clock::new(std::time::Duration::from_millis(500))),
-            revisions.clone(),
-        );
+        let applier = RecordApplier::new(Arc::new(Clock::default()), revisions.clone());
         let state = Arc::new(StateDb::new(Arc::clone(db)));
         applier.opened(StateReader::new(Arc::clone(db))).unwrap();
         Self {

@@ -17,6 +17,7 @@ use crate::core::history::Standing;
 use crate::core::quarantine::{
     Acknowledged, Entry, EntryId, Home, Now, Resolution, Step, Waiting, next_step, waits_for,
 };
+use crate::core::record::Hlc;
 use crate::raft::{Found, Quarantine};
 use crate::shell::peers::PeerError;
 
@@ -239,6 +240,7 @@ impl QuarantineService {
         let now = Now {
             unix_ms: self.0.parts.clock.wall_ms(),
             max_clock_offset: self.0.parts.max_clock_offset,
+            group: group.map_or_else(Hlc::default, |group| self.0.parts.clock.last(group)),
         };
         match next_step(entry, standing, home, now) {
             Step::Later => Err(Stop::Hindered(

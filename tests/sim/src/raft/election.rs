@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use maia_common::position::Position;
-use maia_coordinator::core::hlc;
+use maia_coordinator::core::clocks;
 
 use super::{Body, Lead, Message, Role, is_as_new};
 use crate::disk::{Entry, Op, Then};
@@ -52,7 +52,7 @@ impl World {
         let heard = self.nodes[n].offsets.values();
         let lately = heard.filter(|(_, at)| local < at + 2 * ELECTION_MAX);
         let offsets: Vec<i64> = lately.map(|(offset, _)| *offset).collect();
-        hlc::may_lead(&offsets, MEMBERS, MAX_CLOCK_OFFSET)
+        clocks::may_lead(&offsets, MEMBERS, MAX_CLOCK_OFFSET)
     }
 
     /// Sets the time of the next campaign.
