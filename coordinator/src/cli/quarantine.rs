@@ -230,6 +230,9 @@ fn caution(action: QuarantineAction, entry: &Value) -> Option<&'static str> {
             "CAUTION: it is so old that a retry of it may have taken effect, or its resource been deleted, and \
              nobody remembers",
         ),
+        "ahead-of-clock" => Some(
+            "CAUTION: a clock that was ahead wrote it: what was written since may be newer, whatever the times say",
+        ),
         "removed-node" => Some(
             "CAUTION: only a node that had been removed says that there was such a write: look at it first",
         ),
@@ -255,7 +258,7 @@ mod tests {
             let entry = json!({ "waiting": waiting });
             caution(action, &entry).is_some()
         };
-        for waiting in ["too-old", "forgotten", "removed-node"] {
+        for waiting in ["too-old", "forgotten", "ahead-of-clock", "removed-node"] {
             assert!(cautioned(QuarantineAction::Apply, json!(waiting)));
             assert!(!cautioned(QuarantineAction::Drop, json!(waiting)));
         }

@@ -22,7 +22,33 @@ use super::cluster_state::ClusterState;
 use super::keyspace;
 use super::metastore::{Precondition, Transaction};
 use super::nodes;
-use super::quarantine::Acknowledged;
+use super::quarantine::{Acknowledged, Entry, Waiting};
+
+/// What is kept where a node hands over `theirs` and `known` stands here under its id. None: they are
+/// different records, which an honest cluster never has, and each stays where it is.
+///
+/// Of two members the stronger word on the acknowledgement stays. One that was removed is not trusted: its
+/// word never makes an entry one that is resolved by itself, nor takes an entry's place, but where nobody
+/// else says that a client was told, the operator decides.
+#[must_use]
+pub fn met(known: Entry, theirs: Entry, is_trusted: bool) -> Option<Entry> {
+    if known.record.encode() != theirs.record.encode() {
+        return None;
+    }
+    let was_told = |entry: &Entry| entry.acknowledged != Acknowledged::No;
+    if !is_trusted {
+        let is_news = was_told(&theirs) && !was_told(&known);
+        return Some(if is_news { theirs } else { known });
+    }
+    if known.waiting == Some(Waiting::RemovedNode) {
+        return Some(if was_told(&theirs) { theirs } else { known });
+    }
+    let acknowledged = known.acknowledged.max(theirs.acknowledged);
+    Some(Entry {
+        acknowledged,
+        ..theirs
+    })
+}
 
 /// How many entries of one group a node has in quarantine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@ use maia_common::placement::SyncMode;
 use proptest::prelude::*;
 
 use super::*;
+use crate::core::custody;
 
 fn record(mode: SyncMode, operations: Vec<wire::DataOperation>) -> Record {
     record_of(RecordKind::Data, mode, operations)
@@ -299,4 +300,38 @@ fn an_entry_has_one_key_whoever_resolves_it() {
     );
     let key = &one.idempotency.as_ref().unwrap().key;
     assert_eq!(key.as_str(), "reconcile/3/2/9");
+}
+
+#[test]
+fn a_removed_nodes_word_is_for_the_operator_alone() {
+    let with = |acknowledged, waiting| Entry {
+        acknowledged,
+        waiting,
+        ..entry()
+    };
+    let (yes, no) = (Acknowledged::Yes, Acknowledged::No);
+    let (removed, unsaid) = (Some(Waiting::RemovedNode), Some(Waiting::NotAcknowledged));
+    let cases = [
+        // Known here, theirs, whether they are trusted, what is kept.
+        (with(yes, None), with(no, unsaid), false, with(yes, None)),
+        (with(yes, None), with(yes, removed), false, with(yes, None)),
+        (
+            with(no, unsaid),
+            with(yes, removed),
+            false,
+            with(yes, removed),
+        ),
+        (with(yes, removed), with(no, None), true, with(yes, removed)),
+        (with(yes, removed), with(yes, None), true, with(yes, None)),
+        (with(yes, None), with(no, None), true, with(yes, None)),
+        (with(no, None), with(yes, None), true, with(yes, None)),
+    ];
+    for (known, theirs, is_trusted, kept) in cases {
+        let told = format!("{known:?} {theirs:?} {is_trusted}");
+        assert_eq!(
+            custody::met(known, theirs, is_trusted),
+            Some(kept),
+            "{told}"
+        );
+    }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rocksdb::{DB, Direction, IteratorMode, WriteBatch, WriteOptions};
 
 use super::db::{CF_QUARANTINE, family, io_error};
+use crate::core::custody;
 use crate::core::quarantine::{Entry, EntryError, EntryId};
 
 /// The quarantine of this node. Cheap to clone.
@@ -117,21 +118,23 @@ impl Quarantine {
         Ok(found.map_err(io_error)?.is_some())
     }
 
-    /// Stores an entry that another node had, durably. Of one that is here, too, the stronger word on its
-    /// acknowledgement stays; where the other node `is_trusted` with nothing, what is here stays as it is.
+    /// Stores an entry that another node had, durably, beside one that may be here ([`custody::met`]).
+    /// False: another record stands here under its id, and nothing was changed; the other node keeps its own.
     ///
     /// # Errors
-    /// When the disk fails: then nothing is changed.
-    pub fn adopt(&self, mut entry: Entry, is_trusted: bool) -> io::Result<()> {
-        if let Ok(Some(known)) = self.get(entry.id) {
-            if !is_trusted {
-                return Ok(());
-            }
-            entry.acknowledged = entry.acknowledged.max(known.acknowledged);
-        }
+    /// When the disk fails, or what stands here has rotted: then nothing is changed.
+    pub fn adopt(&self, entry: Entry, is_trusted: bool) -> io::Result<bool> {
+        let entry = match self.get(entry.id)? {
+            None => entry,
+            Some(known) => match custody::met(known, entry, is_trusted) {
+                Some(entry) => entry,
+                None => return Ok(false),
+            },
+        };
         let mut batch = WriteBatch::default();
         batch.put_cf(self.family(), entry.id.key(), entry.encode());
-        self.write(batch)
+        self.write(batch)?;
+        Ok(true)
     }
 
     /// Takes what was removed off the files.

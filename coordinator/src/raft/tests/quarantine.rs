@@ -326,20 +326,29 @@ async fn what_another_node_hands_over_is_kept_once_with_the_stronger_word() {
     let mut theirs = entries(&quarantine).remove(1);
     assert_eq!(theirs.acknowledged, Acknowledged::Perhaps);
     theirs.acknowledged = Acknowledged::Yes;
-    quarantine.adopt(theirs.clone(), true).unwrap();
+    assert!(quarantine.adopt(theirs.clone(), true).unwrap());
     theirs.acknowledged = Acknowledged::No;
     theirs.waiting = Some(Waiting::Rejected);
-    quarantine.adopt(theirs.clone(), true).unwrap();
+    assert!(quarantine.adopt(theirs.clone(), true).unwrap());
     assert_eq!(quarantine.count().unwrap(), 3);
     let kept = quarantine.get(theirs.id).unwrap().unwrap();
     let word = (kept.acknowledged, kept.waiting);
     assert_eq!(word, (Acknowledged::Yes, Some(Waiting::Rejected)));
     theirs.waiting = Some(Waiting::RemovedNode);
-    quarantine.adopt(theirs.clone(), false).unwrap();
+    assert!(quarantine.adopt(theirs.clone(), false).unwrap());
     let kept = quarantine.get(theirs.id).unwrap().unwrap();
     assert_eq!(kept.waiting, Some(Waiting::Rejected), "not in its place");
+    let other = entries(&quarantine).remove(0);
+    let planted = Entry {
+        id: theirs.id,
+        ..other
+    };
+    for is_trusted in [true, false] {
+        assert!(!quarantine.adopt(planted.clone(), is_trusted).unwrap());
+    }
+    assert_eq!(quarantine.get(theirs.id).unwrap().unwrap(), kept);
     theirs.id.position.index = Index::new(9);
-    quarantine.adopt(theirs.clone(), true).unwrap();
+    assert!(quarantine.adopt(theirs.clone(), true).unwrap());
     quarantine.compact().unwrap();
     assert!(quarantine.has(theirs.id).unwrap());
 }

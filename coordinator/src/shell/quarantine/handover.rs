@@ -153,7 +153,11 @@ impl QuarantineService {
         };
         let adopted = self.disk(move |entries| entries.adopt(entry, is_member));
         let adopted = adopted.await;
-        adopted.map_err(|error| unreadable(&error))?;
+        if !adopted.map_err(|error| unreadable(&error))? {
+            tracing::warn!(%id, %tenant, ?giver, "another record stands in this quarantine under its id");
+            let text = "another record stands in this node's quarantine under its id";
+            return Err(Refusal::new(ErrorCode::NodeConflict, text));
+        }
         self.0.adopted.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(%id, %tenant, ?giver, "took a cut-off record over");
         Ok(())
