@@ -2,8 +2,9 @@
 //! `core/pace`. Asked by the way to the follower (`transport/network`) before each message with
 //! records; told of writes by `propose`.
 //!
-//! A message waits here for milliseconds, at the outside for what a largest one is worth with all
-//! groups' followers behind at once; openraft drops it with its stream when the leader steps down. Heartbeats do not come this way.
+//! A message waits here for milliseconds where its group is written to; where only others are, for its
+//! share of `CATCH_UP_BYTES_PER_SECOND`, which may be seconds with many followers behind at once. openraft drops it
+//! with its stream when the leader steps down. Heartbeats do not come this way.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};

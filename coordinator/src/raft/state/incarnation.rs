@@ -36,7 +36,9 @@ pub(crate) struct Incarnation {
 impl Incarnations {
     /// Waits for the batch that an older one is writing.
     pub(super) fn begin(&self, group: GroupId) -> Incarnation {
-        let newest = Arc::clone(lock(&self.counts).entry(group).or_default());
+        // Held until it is counted: an end that goes on meanwhile must not take away the count it is of.
+        let mut counts = lock(&self.counts);
+        let newest = Arc::clone(counts.entry(group).or_default());
         let number = {
             let mut newest = lock(&newest);
             *newest += 1;
@@ -52,13 +54,17 @@ impl Incarnations {
     /// Ends the group's incarnations and writes the batch, behind which no write of theirs comes.
     pub(super) fn end(&self, group: GroupId, db: &DB, batch: WriteBatch) -> io::Result<()> {
         let newest = Arc::clone(lock(&self.counts).entry(group).or_default());
-        {
+        let ended = {
             let mut newest = lock(&newest);
             *newest += 1;
             db.write(batch).map_err(io_error)?;
+            *newest
+        };
+        let mut counts = lock(&self.counts);
+        // Those that there were keep this count, which none of them is at; unless one has begun since.
+        if *lock(&newest) == ended {
+            counts.remove(&group);
         }
-        // Those that there were keep this count, which none of them is at.
-        lock(&self.counts).remove(&group);
         Ok(())
     }
 }
