@@ -15,13 +15,16 @@ use std::time::{Duration, Instant};
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, TenantId};
 use maia_common::limits;
+use maia_common::placement::GroupRecord;
 use maia_common::position::Position;
 use maia_common::runtime::Backoff;
 
 use super::look::{Look, Page, Query};
 use super::propose::leaderless;
 use super::{DataService, PLACEMENT_PATIENCE};
+use crate::core::keyspace;
 use crate::core::token::Token;
+use crate::metastore;
 use crate::raft::{ReadError, StateError};
 use crate::shell::peers::PeerError;
 use crate::shell::placements::Refusal;
@@ -50,8 +53,8 @@ impl DataService {
     /// Reads from this node's copy, or with a token, where that is behind, from the leader's.
     ///
     /// # Errors
-    /// [`Refusal`]; `stale_placement` where no copy is kept here, `diverged_history` and `not_yet`
-    /// for a token whose write is not to be seen.
+    /// [`Refusal`]; `stale_placement` where no copy is to be kept here, `not_yet` where it has not come
+    /// yet, this and `diverged_history` for a token whose write is not to be seen.
     pub async fn serve(&self, request: &ReadRequest, deadline: Instant) -> Result<Served, Refusal> {
         let ReadRequest {
             query,
@@ -168,11 +171,7 @@ impl DataService {
         deadline: Instant,
     ) -> Result<(), Refusal> {
         if !self.has_copy(group) {
-            let text = format!(
-                "no copy of tenant `{tenant}` is kept in region {}",
-                self.0.me.1
-            );
-            return Err(Refusal::new(ErrorCode::StalePlacement, text));
+            self.copy_comes(group, tenant, deadline).await?;
         }
         if strong {
             let position = self.read_index(group, deadline).await?;
@@ -181,6 +180,34 @@ impl DataService {
                 let text = "this replica is behind its leader";
                 return Err(Refusal::new(ErrorCode::NotYet, text));
             }
+        }
+        Ok(())
+    }
+
+    /// Waits for this node's copy, if it is to have one: of a group that has just been made, the leader
+    /// answers before each member has heard of it.
+    async fn copy_comes(
+        &self,
+        group: GroupId,
+        tenant: &TenantId,
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
+        let stored = metastore::get::<GroupRecord>(&*self.0.store, &keyspace::group(group))?;
+        let record = stored.map(|stored| stored.value);
+        let mut copies = record.iter().flat_map(GroupRecord::copies);
+        if !copies.any(|member| member.node == self.0.me.0) {
+            let region = &self.0.me.1;
+            let text = format!("no copy of tenant `{tenant}` is kept in region {region}");
+            return Err(Refusal::new(ErrorCode::StalePlacement, text));
+        }
+        let until = deadline.min(Instant::now() + limits::TOKEN_PATIENCE);
+        let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(100));
+        while !self.has_copy(group) {
+            if Instant::now() >= until {
+                let text = "this node is to have a copy of the tenant's group, and has none yet";
+                return Err(Refusal::new(ErrorCode::NotYet, text));
+            }
+            tokio::time::sleep(backoff.next(fastrand::f64())).await;
         }
         Ok(())
     }
