@@ -37,12 +37,15 @@ pub async fn get(
     Checked(Query(of)): Checked<Query<OfGroup>>,
 ) -> Result<Json<Value>, ApiError> {
     let (engine, group) = (&api.parts.engine, GroupId::new(of.group));
-    if engine.status(group).is_none() {
-        let text = format!("group {group} is not on this coordinator");
+    let status = engine.status(group);
+    if status.is_none_or(|status| status.witness == Some(api.parts.me.0)) {
+        let text = format!("this coordinator keeps no state of group {group}");
         return Err(ApiError::new(ErrorCode::NotFound, text));
     }
+    // As while a snapshot replaces the state: for a moment, unless health says otherwise.
     let digest = engine.digest(group).await;
-    let digest = digest.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
+    let digest =
+        digest.map_err(|error| ApiError::new(ErrorCode::Unavailable, error.to_string()))?;
     Ok(Json(json!({
         "node": api.parts.me.0,
         "group": group,
