@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::engine::Engine;
+
 /// How much room there is, the least first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum DiskRoom {
@@ -101,6 +103,14 @@ impl DiskGuard {
             }
             Err(error) => tracing::warn!(%error, dir = %self.dir.display(), "statvfs failed"),
         }
+    }
+}
+
+impl Engine {
+    /// Whether the node's disk has so little room that nothing is proposed.
+    #[must_use]
+    pub fn is_disk_low(&self) -> bool {
+        self.disk.room() <= DiskRoom::Low
     }
 }
 

@@ -11,7 +11,6 @@ use openraft::errors::{
     ClientWriteError, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError,
 };
 
-use super::disk::DiskRoom;
 use super::early::{EarlyRule, Settled, Watch};
 use super::engine::Engine;
 use super::errors::{GroupError, ProposeError, ReadError};
@@ -77,7 +76,7 @@ impl Engine {
                 size_bytes: record.body.len(),
             });
         }
-        if self.disk.room() <= DiskRoom::Low {
+        if self.is_disk_low() {
             return Err(ProposeError::DiskFull);
         }
         let _waits = self.load.write();

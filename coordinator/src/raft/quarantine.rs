@@ -119,22 +119,23 @@ impl Quarantine {
     }
 
     /// Stores an entry that another node had, durably, beside one that may be here ([`custody::met`]).
-    /// False: another record stands here under its id, and nothing was changed; the other node keeps its own.
+    /// Returns its size in bytes. None: another record stands here under its id, and nothing was changed; the
+    /// other node keeps its own.
     ///
     /// # Errors
     /// When the disk fails, or what stands here has rotted: then nothing is changed.
-    pub fn adopt(&self, entry: Entry, is_trusted: bool) -> io::Result<bool> {
+    pub fn adopt(&self, entry: Entry, is_trusted: bool) -> io::Result<Option<u64>> {
         let entry = match self.get(entry.id)? {
             None => entry,
             Some(known) => match custody::met(known, entry, is_trusted) {
                 Some(entry) => entry,
-                None => return Ok(false),
+                None => return Ok(None),
             },
         };
-        let mut batch = WriteBatch::default();
-        batch.put_cf(self.family(), entry.id.key(), entry.encode());
+        let (mut batch, encoded) = (WriteBatch::default(), entry.encode());
+        batch.put_cf(self.family(), entry.id.key(), &encoded);
         self.write(batch)?;
-        Ok(true)
+        Ok(Some(encoded.len() as u64))
     }
 
     /// Takes what was removed off the files.

@@ -21,7 +21,6 @@ mod turns;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use maia_common::error_code::ErrorCode;
@@ -74,8 +73,6 @@ pub struct QuarantineParts {
 
 struct Inner {
     parts: QuarantineParts,
-    /// Entries that other nodes handed over.
-    adopted: AtomicU64,
     /// The resolver and the operator never work on one entry at once.
     one: Mutex<()>,
     /// Entries come in one at a time, and none behind this node's word that it has nothing.
@@ -121,7 +118,6 @@ impl QuarantineService {
     pub fn new(parts: QuarantineParts) -> Self {
         Self(Arc::new(Inner {
             parts,
-            adopted: AtomicU64::new(0),
             one: Mutex::default(),
             intake: Mutex::default(),
             io: Semaphore::new(limits::MAX_QUARANTINE_IO),
@@ -142,8 +138,7 @@ impl QuarantineService {
 
     /// Grows with each entry that comes.
     fn news(&self) -> u64 {
-        let adopted = self.0.adopted.load(Ordering::Relaxed);
-        self.0.parts.engine.log_stats().quarantined + adopted
+        self.0.parts.engine.log_stats().quarantined + self.counts().came().entries
     }
 
     /// A page of entries in the order of their ids, after `after`; fewer than `limit` when they are large

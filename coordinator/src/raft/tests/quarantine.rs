@@ -326,16 +326,16 @@ async fn what_another_node_hands_over_is_kept_once_with_the_stronger_word() {
     let mut theirs = entries(&quarantine).remove(1);
     assert_eq!(theirs.acknowledged, Acknowledged::Perhaps);
     theirs.acknowledged = Acknowledged::Yes;
-    assert!(quarantine.adopt(theirs.clone(), true).unwrap());
+    assert!(quarantine.adopt(theirs.clone(), true).unwrap().is_some());
     theirs.acknowledged = Acknowledged::No;
     theirs.waiting = Some(Waiting::Rejected);
-    assert!(quarantine.adopt(theirs.clone(), true).unwrap());
+    assert!(quarantine.adopt(theirs.clone(), true).unwrap().is_some());
     assert_eq!(quarantine.count().unwrap(), 3);
     let kept = quarantine.get(theirs.id).unwrap().unwrap();
     let word = (kept.acknowledged, kept.waiting);
     assert_eq!(word, (Acknowledged::Yes, Some(Waiting::Rejected)));
     theirs.waiting = Some(Waiting::RemovedNode);
-    assert!(quarantine.adopt(theirs.clone(), false).unwrap());
+    assert!(quarantine.adopt(theirs.clone(), false).unwrap().is_some());
     let kept = quarantine.get(theirs.id).unwrap().unwrap();
     assert_eq!(kept.waiting, Some(Waiting::Rejected), "not in its place");
     let other = entries(&quarantine).remove(0);
@@ -344,11 +344,16 @@ async fn what_another_node_hands_over_is_kept_once_with_the_stronger_word() {
         ..other
     };
     for is_trusted in [true, false] {
-        assert!(!quarantine.adopt(planted.clone(), is_trusted).unwrap());
+        assert!(
+            quarantine
+                .adopt(planted.clone(), is_trusted)
+                .unwrap()
+                .is_none()
+        );
     }
     assert_eq!(quarantine.get(theirs.id).unwrap().unwrap(), kept);
     theirs.id.position.index = Index::new(9);
-    assert!(quarantine.adopt(theirs.clone(), true).unwrap());
+    assert!(quarantine.adopt(theirs.clone(), true).unwrap().is_some());
     quarantine.compact().unwrap();
     assert!(quarantine.has(theirs.id).unwrap());
 }

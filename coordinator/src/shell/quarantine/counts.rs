@@ -1,6 +1,7 @@
 //! What became of entries, counted by strategy and outcome.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use maia_common::limits;
 use maia_common::wire::record as wire;
@@ -131,13 +132,30 @@ fn nth_why(why: Waiting) -> usize {
     found.unwrap_or_default()
 }
 
-/// The counters. Relaxed: they are for people.
+/// What other nodes handed over since the start.
+#[derive(Debug, Default)]
+struct Came {
+    entries: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// How much that was at a moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Intake {
+    pub(super) entries: u64,
+    bytes: u64,
+}
+
+/// The counters. Relaxed: they are for people, but for what [`Counts::has_room`] asks under the intake's lock.
 #[derive(Debug, Default)]
 pub struct Counts {
     entries: [AtomicU64; Acknowledged::ALL.len()],
     waiting: [AtomicU64; Waiting::ALL.len()],
     bytes: AtomicU64,
     full: AtomicBool,
+    came: Came,
+    /// What of that a look has counted; none: nobody has looked since the start.
+    seen: Mutex<Option<Intake>>,
     outcomes: [[AtomicU64; Outcome::ALL.len()]; STRATEGIES.len()],
 }
 
@@ -149,12 +167,31 @@ impl Counts {
         cells.map(|(acknowledged, n)| (acknowledged, n.load(Ordering::Relaxed)))
     }
 
-    /// Whether there was half of what there may be when last looked at.
-    #[must_use]
-    pub fn is_half_full(&self) -> bool {
+    /// Whether there is room for one more of another node within an `n`th of what there may be, with all that
+    /// came since the last look began. Not before the first look: nobody knows what is there.
+    pub(super) fn has_room(&self, n: u64) -> bool {
+        let Some(seen) = *self.seen.lock().unwrap_or_else(PoisonError::into_inner) else {
+            return false;
+        };
+        let came = self.came();
         let entries: u64 = self.entries().map(|(_, n)| n).sum();
-        entries > limits::MAX_QUARANTINE_ENTRIES / 2
-            || self.bytes() > limits::MAX_QUARANTINE_BYTES / 2
+        let bytes = self.bytes() + (came.bytes - seen.bytes);
+        entries + (came.entries - seen.entries) <= limits::MAX_QUARANTINE_ENTRIES / n
+            && bytes <= limits::MAX_QUARANTINE_BYTES / n
+    }
+
+    /// What other nodes handed over until now.
+    pub(super) fn came(&self) -> Intake {
+        Intake {
+            entries: self.came.entries.load(Ordering::Relaxed),
+            bytes: self.came.bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// One more came.
+    pub(super) fn add_came(&self, size_bytes: u64) {
+        self.came.entries.fetch_add(1, Ordering::Relaxed);
+        self.came.bytes.fetch_add(size_bytes, Ordering::Relaxed);
     }
 
     /// Those of them that wait for the operator, by why.
@@ -186,7 +223,9 @@ impl Counts {
         self.full.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_totals(&self, totals: Totals) {
+    /// A look has ended that began when `seen` had come. What came meanwhile it may have found or not: that
+    /// counts twice until the next one.
+    pub(super) fn set_totals(&self, totals: Totals, seen: Intake) {
         for (cell, n) in self.entries.iter().zip(totals.entries) {
             cell.store(n, Ordering::Relaxed);
         }
@@ -195,6 +234,7 @@ impl Counts {
         }
         self.bytes.store(totals.bytes, Ordering::Relaxed);
         self.full.store(totals.is_over(), Ordering::Relaxed);
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
     }
 
     pub(super) fn count(&self, how: Option<Resolution>, outcome: Outcome) {
@@ -234,7 +274,7 @@ mod tests {
             waiting: [0, 5, 0, 0, 0, 0, 0],
             bytes: 9,
         };
-        counts.set_totals(totals);
+        counts.set_totals(totals, Intake::default());
         let named = counts.entries().map(|(of, n)| (of.name(), n));
         let expected = [("no", 1), ("perhaps", 2), ("yes", 3)];
         assert_eq!(named.collect::<Vec<_>>(), expected);
@@ -257,16 +297,36 @@ mod tests {
         assert_eq!(totals.waiting, [0; Waiting::ALL.len()]);
         totals.bytes += 1;
         let counts = Counts::default();
-        counts.set_totals(totals);
-        assert!(totals.is_over() && counts.is_full() && counts.is_half_full());
-        counts.set_totals(Totals::default());
-        assert!(!counts.is_full() && !counts.is_half_full());
-        let half = Totals {
-            bytes: limits::MAX_QUARANTINE_BYTES / 2 + 1,
+        counts.set_totals(totals, Intake::default());
+        assert!(totals.is_over() && counts.is_full());
+        counts.set_totals(Totals::default(), Intake::default());
+        assert!(!counts.is_full());
+    }
+
+    #[test]
+    fn what_came_since_the_look_began_takes_room() {
+        let counts = Counts::default();
+        assert!(!counts.has_room(1), "nobody has looked yet");
+        counts.add_came(limits::MAX_QUARANTINE_BYTES);
+        let seen = counts.came();
+        counts.set_totals(Totals::default(), seen);
+        assert!(counts.has_room(1), "the look would have found it");
+        counts.add_came(limits::MAX_QUARANTINE_BYTES / 2);
+        assert!(counts.has_room(2));
+        counts.add_came(2);
+        assert!(counts.has_room(1) && !counts.has_room(2));
+        counts.set_totals(Totals::default(), counts.came());
+        for _ in 0..=limits::MAX_QUARANTINE_ENTRIES {
+            assert!(counts.has_room(1));
+            counts.add_came(1);
+        }
+        assert!(!counts.has_room(1));
+        let full = Totals {
+            entries: [0, limits::MAX_QUARANTINE_ENTRIES / 2 + 1, 0],
             ..Totals::default()
         };
-        counts.set_totals(half);
-        assert!(!counts.is_full() && counts.is_half_full());
+        counts.set_totals(full, counts.came());
+        assert!(counts.has_room(1) && !counts.has_room(2));
     }
 
     #[test]

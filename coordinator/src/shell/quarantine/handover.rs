@@ -3,7 +3,6 @@
 //! moment, or for ever after a crash: it has one id, and its resolution one key (I3, I7, I8).
 
 use std::io;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use maia_common::error_code::ErrorCode;
@@ -115,7 +114,7 @@ impl QuarantineService {
     /// # Errors
     /// [`Refusal`]: `unknown_tenant` when its tenant was deleted, `stale_placement` when this node is
     /// no member of the tenant's group either, `disk_full` when its quarantine is full, or, of a node that was
-    /// removed, half full.
+    /// removed, half full, or its disk has no room; `node_conflict` when another record stands there.
     pub async fn take(&self, entry: Entry, giver: Giver, deadline: Instant) -> Result<(), Refusal> {
         let parts = &self.0.parts;
         let deleted = || Refusal::new(ErrorCode::UnknownTenant, "the tenant was deleted");
@@ -129,16 +128,8 @@ impl QuarantineService {
             }
             _ => return Err(deleted()),
         };
-        let is_member = giver == Giver::Member;
-        let has_room = match giver {
-            Giver::Member => !self.counts().is_full(),
-            Giver::Removed(_) => !self.counts().is_half_full(),
-        };
-        if !has_room {
-            let text = "the quarantine of this node is full";
-            return Err(Refusal::new(ErrorCode::DiskFull, text));
-        }
         let _one_at_a_time = self.0.intake.lock().await;
+        self.has_room_for(giver)?;
         // Asked under the lock: a node that has said that it has nothing takes nothing any more.
         let keepers = custody::keepers(&parts.cluster.state(), group);
         if !keepers.contains(&self.node()) {
@@ -146,6 +137,7 @@ impl QuarantineService {
             return Err(Refusal::new(ErrorCode::StalePlacement, text));
         }
         let (id, tenant) = (entry.id, tenant.clone());
+        let is_member = giver == Giver::Member;
         let entry = if is_member {
             entry
         } else {
@@ -153,13 +145,30 @@ impl QuarantineService {
         };
         let adopted = self.disk(move |entries| entries.adopt(entry, is_member));
         let adopted = adopted.await;
-        if !adopted.map_err(|error| unreadable(&error))? {
+        let Some(size_bytes) = adopted.map_err(|error| unreadable(&error))? else {
             tracing::warn!(%id, %tenant, ?giver, "another record stands in this quarantine under its id");
             let text = "another record stands in this node's quarantine under its id";
             return Err(Refusal::new(ErrorCode::NodeConflict, text));
-        }
-        self.0.adopted.fetch_add(1, Ordering::Relaxed);
+        };
+        self.counts().add_came(size_bytes);
         tracing::debug!(%id, %tenant, ?giver, "took a cut-off record over");
         Ok(())
+    }
+
+    /// Whether one more may come: under the intake's lock. All that nodes which were removed say takes half
+    /// at most: the rest is for the cluster's own.
+    fn has_room_for(&self, giver: Giver) -> Result<(), Refusal> {
+        if self.0.parts.engine.is_disk_low() {
+            let text = "the disk of this node has no room";
+            return Err(Refusal::new(ErrorCode::DiskFull, text));
+        }
+        let has_room = match giver {
+            Giver::Member => self.counts().has_room(1),
+            Giver::Removed(_) => self.counts().has_room(2),
+        };
+        has_room.then_some(()).ok_or_else(|| {
+            let text = "the quarantine of this node is full, or was not looked at since its start";
+            Refusal::new(ErrorCode::DiskFull, text)
+        })
     }
 }

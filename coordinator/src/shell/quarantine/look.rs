@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, NodeId, TenantId};
 
-use super::counts::Totals;
+use super::counts::{Intake, Totals};
 use super::handover::Handed;
 use super::tally::{Matter, Tally};
 use super::turns::{LOOK_EVERY, Pace, Turns};
@@ -30,6 +30,8 @@ const PAGE: (usize, usize) = (64, 4 << 20);
 #[derive(Default)]
 struct Look {
     totals: Totals,
+    /// What other nodes had handed over when it began.
+    came: Intake,
     /// Entries that stay, by the group in whose log they stood: those clients may count on, and others.
     held: BTreeMap<GroupId, (u64, u64)>,
     /// Those of which nobody was told that they are safe: when they were cut off.
@@ -115,7 +117,7 @@ impl QuarantineService {
             return;
         }
         let custody = Custody::of(&look.held);
-        self.counts().set_totals(look.totals);
+        self.counts().set_totals(look.totals, look.came);
         if self.counts().is_full() {
             tracing::error!(
                 "the quarantine is full of records that clients were told are safe: maiactl quarantine list"
@@ -134,7 +136,14 @@ impl QuarantineService {
     }
 
     async fn look(&self, turns: &mut Turns) -> Look {
-        let (mut look, mut after) = (Look::default(), None);
+        let came = self.counts().came();
+        let (mut look, mut after) = (
+            Look {
+                came,
+                ..Look::default()
+            },
+            None,
+        );
         turns.begin();
         loop {
             let page = self.disk(move |entries| entries.page(after, PAGE.0, PAGE.1));
