@@ -173,6 +173,10 @@ pub const MAX_FIELD_STAMPS_BYTES: usize = 256 << 10;
 /// How long a record that was cut off, and of which no client was told that it is safe, waits for the
 /// operator: its client was told that it failed, or that its outcome is not known, and has tried again.
 pub const UNACKNOWLEDGED_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The format of a node's data folder and of snapshots that this software reads and writes. Up with every
+/// change that older or newer software would misread. 1 was that of builds before the first release, which
+/// kept more than one meaning under it.
+pub const DATA_FORMAT: u32 = 2;
 /// Records in one node's quarantine. What leaves a log is always kept; when there are more, those that
 /// nobody was told are safe go, the oldest first, and the others raise an alert: each is looked at every
 /// minute.

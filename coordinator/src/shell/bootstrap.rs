@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use maia_common::ids::{GroupId, NodeId};
+use maia_common::limits;
 use maia_common::runtime::Backoff;
 use maia_common::topology::{Node, NodeState, Region, RegionState};
 
@@ -63,6 +64,8 @@ struct Heard {
     answered: usize,
     initialized: bool,
     other_disk: Option<String>,
+    /// A data format that is not this software's.
+    other_format: Option<u32>,
     removed: bool,
     /// This node's record, and who has it.
     record: Option<(Node, NodeId)>,
@@ -147,6 +150,13 @@ impl Joining {
     /// Why this disk can't take part under this id.
     fn refusal(&self, heard: &Heard) -> Option<String> {
         let node = self.identity.node;
+        if let Some(format) = heard.other_format {
+            return Some(format!(
+                "the cluster's data is of format {format}, this software's of format {}: all nodes of a \
+                 cluster are of one format (docs/operations.md, \"The data folder\")",
+                limits::DATA_FORMAT
+            ));
+        }
         if let Some(disk) = &heard.other_disk {
             return Some(format!(
                 "node id {node} was used with another disk ({disk}): a wiped disk is a new node, \
@@ -207,6 +217,10 @@ impl Joining {
             heard.answered += 1;
             heard.initialized |= answer.initialized;
             heard.removed |= answer.asking_was_removed;
+            let format = answer.data_format;
+            if format != limits::DATA_FORMAT {
+                heard.other_format = Some(format);
+            }
             if let Ok(record) = serde_json::from_slice::<Node>(&answer.record_of_asking) {
                 heard.hear_record(record, node);
             }

@@ -11,9 +11,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use maia_common::ids::NodeId;
+use maia_common::limits::DATA_FORMAT;
 use serde::{Deserialize, Serialize};
-
-use format::FORMAT;
 
 const FILE: &str = "identity.json";
 const LOCK: &str = "lock";
@@ -58,9 +57,8 @@ pub enum IdentityError {
     /// The folder is not in the format that this software reads.
     #[error(
         "{path}: the data in this folder {found}, and this software reads and writes format {expected} \
-         only; nothing was changed. Start the software that wrote it, or begin anew: take the node out \
-         of its cluster (maiactl node remove), and add one with an empty folder under a new id. See \
-         docs/operations.md, \"The data folder\""
+         only; nothing was changed. Start the software that wrote it, or see \
+         docs/operations.md, \"The data folder\", for how to begin anew"
     )]
     Format {
         /// The folder.
@@ -134,7 +132,7 @@ pub fn take(dir: &Path, node: NodeId) -> Result<(FolderLock, Identity), Identity
             let mark = (fastrand::u64(..), fastrand::u64(..));
             let disk_id = format!("{:016x}{:016x}", mark.0, mark.1);
             let fresh = Identity {
-                format: FORMAT,
+                format: DATA_FORMAT,
                 node,
                 disk_id,
                 joined: false,

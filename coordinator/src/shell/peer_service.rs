@@ -361,6 +361,7 @@ impl wire::peer_server::Peer for PeerService {
                 .unwrap_or_default()
                 .into(),
             asking_was_removed: was_removed,
+            data_format: limits::DATA_FORMAT,
         }))
     }
 

@@ -2,7 +2,7 @@
 //! must be: a file that is cut short, or has rotted anywhere, is never installed.
 //!
 //! ```text
-//! "MAIASNP1"
+//! "MAIASNP2": the last is the data format
 //! frame: [kind u8][length u32 LE][crc32c of kind and payload u32 LE][payload]
 //!   kind 1, first:  maia.raft.v1.SnapshotMeta
 //!   kind 2, any:    rows: [family u8][key length u32 LE][key after the group's id]
@@ -16,6 +16,7 @@ use std::os::unix::fs::FileExt;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use maia_common::GroupId;
+use maia_common::limits::DATA_FORMAT;
 use maia_common::wire::raft as wire;
 use prost::Message;
 
@@ -23,7 +24,12 @@ use super::super::codec;
 use super::super::db::StateCf;
 use super::super::types::RaftSnapshotMeta;
 
-const MAGIC: &[u8; 8] = b"MAIASNP1";
+/// Ends in the data format.
+const MAGIC: &[u8; 8] = &{
+    let mut magic = *b"MAIASNP0";
+    magic[7] = b'0' + DATA_FORMAT as u8;
+    magic
+};
 const HEAD_BYTES: usize = 9;
 const KIND_META: u8 = 1;
 const KIND_DATA: u8 = 2;

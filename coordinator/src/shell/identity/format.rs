@@ -8,13 +8,10 @@
 
 use std::path::Path;
 
+use maia_common::limits::DATA_FORMAT;
 use serde::Deserialize;
 
 use super::{DATABASES, FILE, IdentityError, io};
-
-/// The format that this software reads and writes. 1 was that of builds before the first release, which
-/// kept more than one meaning under it.
-pub(super) const FORMAT: u32 = 2;
 
 /// What is sure to stand in an identity file of any format.
 #[derive(Deserialize)]
@@ -48,7 +45,7 @@ pub(super) fn check(dir: &Path) -> Result<(), IdentityError> {
         }
         Err(error) => return Err(io(&path)(error)),
     };
-    if found == Some(FORMAT) {
+    if found == Some(DATA_FORMAT) {
         return Ok(());
     }
     Err(IdentityError::Format {
@@ -57,7 +54,7 @@ pub(super) fn check(dir: &Path) -> Result<(), IdentityError> {
             || "names no format".to_owned(),
             |n| format!("is of format {n}"),
         ),
-        expected: FORMAT,
+        expected: DATA_FORMAT,
     })
 }
 
@@ -94,20 +91,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         drop(take(dir.path(), NodeId::new(1)).unwrap());
         let text = std::fs::read_to_string(dir.path().join(FILE)).unwrap();
-        assert!(text.contains(&format!("\"format\": {FORMAT}")), "{text}");
+        assert!(
+            text.contains(&format!("\"format\": {DATA_FORMAT}")),
+            "{text}"
+        );
         std::fs::create_dir(dir.path().join("raft")).unwrap();
         drop(take(dir.path(), NodeId::new(1)).unwrap());
     }
 
     #[test]
     fn a_folder_of_another_format_is_refused_as_it_is() {
-        for other in [FORMAT - 1, FORMAT + 1] {
+        for other in [DATA_FORMAT - 1, DATA_FORMAT + 1] {
             let dir = tempfile::tempdir().unwrap();
             // Nothing but the format needs to be as this software knows it.
             let text = format!("{{\"format\": {other}, \"whatever\": []}}");
             std::fs::write(dir.path().join(FILE), text).unwrap();
             let refused = refused(dir.path());
-            for part in [&format!("is of format {other}"), "maiactl node remove"] {
+            for part in [&format!("is of format {other}"), "docs/operations.md"] {
                 assert!(refused.contains(part), "{refused}");
             }
         }
