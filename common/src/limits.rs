@@ -146,6 +146,8 @@ pub const API_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a read with a consistency token waits for this node's copy before the leader is asked:
 /// much longer than a copy that keeps up needs, and short enough to leave the leader time.
 pub const TOKEN_PATIENCE: Duration = Duration::from_secs(2);
+/// Reads at once that wait for this node's copy of a group to come; more are told at once that it has not.
+pub const MAX_COPY_WAITS: usize = 256;
 /// How many times a request may be passed between coordinators: leader, then its successor.
 pub const MAX_INTERNAL_HOPS: u32 = 3;
 /// Hops of a forwarded request between proxies, then 508.
@@ -174,9 +176,9 @@ pub const MAX_FIELD_STAMPS_BYTES: usize = 256 << 10;
 /// operator: its client was told that it failed, or that its outcome is not known, and has tried again.
 pub const UNACKNOWLEDGED_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The format of a node's data folder and of snapshots that this software reads and writes. Up with every
-/// change that older or newer software would misread. 1 was that of builds before the first release, which
-/// kept more than one meaning under it.
-pub const DATA_FORMAT: u32 = 2;
+/// change that older or newer software would misread. Builds before the first release kept more than one
+/// meaning under 1; those of 2 did not say it in snapshots.
+pub const DATA_FORMAT: u32 = 3;
 /// Records in one node's quarantine. What leaves a log is always kept; when there are more, those that
 /// nobody was told are safe go, the oldest first, and the others raise an alert: each is looked at every
 /// minute.

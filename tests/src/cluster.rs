@@ -360,6 +360,21 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Ends its processes in order, so that all they have is on disk, and copies the files to a folder that stays;
+    /// returns which.
+    pub async fn keep(&self) -> PathBuf {
+        self.maiactl(&["cluster", "down"]).await;
+        let kept = self.dir.with_extension("kept");
+        let copied = tokio::process::Command::new("cp")
+            .args(["-aL", "--"])
+            .args([&self.dir, &kept])
+            .status();
+        assert!(copied.await.expect("cp starts").success());
+        kept
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         files::kill_all(&self.dir);

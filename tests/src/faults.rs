@@ -178,5 +178,11 @@ pub async fn run_then(
 /// A cluster of its own for one seed.
 pub async fn run_alone(options: Options, seed: u64, lasting: Duration) -> Found {
     let stage = Stage::start(options).await;
-    run(&stage, seed, lasting).await
+    let mut found = run(&stage, seed, lasting).await;
+    if !found.violations.is_empty() {
+        let kept = stage.cluster.keep().await;
+        let text = format!("the cluster's files are kept in {}", kept.display());
+        found.violations.push(text);
+    }
+    found
 }

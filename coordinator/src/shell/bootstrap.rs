@@ -5,6 +5,7 @@
 //! ```text
 //! disk joined before ──────────────────────────────────────────────▶ group 0 goes on by itself
 //! fresh disk ─▶ ask the first members who they are
+//!     one reads another data format    ─▶ fail: a cluster is of one format
 //!     one knows another disk of this id ─▶ fail: "a wiped disk is a new node"
 //!     one knows that the id was removed ─▶ fail: an id is never used twice
 //!     one has a record without a disk   ─▶ claim it for this disk; the controller adds the node then
@@ -152,8 +153,8 @@ impl Joining {
         let node = self.identity.node;
         if let Some(format) = heard.other_format {
             return Some(format!(
-                "the cluster's data is of format {format}, this software's of format {}: all nodes of a \
-                 cluster are of one format (docs/operations.md, \"The data folder\")",
+                "a first member's data is of format {format} (0: it does not say), this software's of format \
+                 {}: all nodes of a cluster are of one format (docs/operations.md, \"The data folder\")",
                 limits::DATA_FORMAT
             ));
         }

@@ -27,10 +27,12 @@ use std::time::{Duration, Instant};
 
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, NodeId, RegionName, TenantId};
+use maia_common::limits;
 use maia_common::placement::{ConflictStrategy, Placement, PlacementState};
 use maia_common::position::{Position, Revision};
 use maia_common::wire::record as wire;
 use prost::Message;
+use tokio::sync::Semaphore;
 
 use homes::Homes;
 
@@ -114,14 +116,18 @@ pub struct DataParts {
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
-pub struct DataService(DataParts, Arc<Homes>);
+pub struct DataService(DataParts, Arc<Homes>, Arc<Semaphore>);
 
 impl DataService {
     /// The service of this node.
     #[must_use]
     pub fn new(parts: DataParts) -> Self {
         let homes = Arc::new(Homes::new(parts.store.revisions()));
-        Self(parts, homes)
+        Self(
+            parts,
+            homes,
+            Arc::new(Semaphore::new(limits::MAX_COPY_WAITS)),
+        )
     }
 
     fn token(&self, tenant: TenantId, group: GroupId, position: Position) -> String {

@@ -329,6 +329,7 @@ impl Parts {
             first: config.bootstrap.nodes.iter().map(|n| n.id).collect(),
             removed: self.removed.subscribe(),
             counts: Arc::clone(&self.quarantined),
+            tasks: self.tasks.clone(),
         });
         let resolver = quarantine.clone().run();
         self.tasks.spawn_until_stop("quarantine", resolver);

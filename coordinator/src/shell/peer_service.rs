@@ -339,6 +339,10 @@ impl wire::peer_server::Peer for PeerService {
         let request = request.into_inner();
         let asking = NodeId::new(request.asking_node);
         caller.speaks_for(&Party::Node(asking))?;
+        if request.claim && request.data_format != limits::DATA_FORMAT {
+            let text = "the cluster's data is of another format than the asking node's";
+            return Err(Status::failed_precondition(text));
+        }
         if request.claim {
             self.claim(asking, &request.asking_disk_id).await;
         }

@@ -292,6 +292,7 @@ impl Peers {
             asking_node: me.0.get(),
             asking_disk_id: me.1.to_owned(),
             claim,
+            data_format: limits::DATA_FORMAT,
         };
         call(deadline, client.identify(request)).await
     }

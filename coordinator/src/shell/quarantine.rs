@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, NodeId, RegionName, TenantId};
 use maia_common::limits;
+use maia_common::runtime::Tasks;
 use tokio::sync::{Mutex, Semaphore, watch};
 
 pub use counts::{Counts, Outcome};
@@ -69,6 +70,8 @@ pub struct QuarantineParts {
     pub removed: watch::Receiver<bool>,
     /// To be kept up to date.
     pub counts: Arc<Counts>,
+    /// For what goes on when whoever asked has gone.
+    pub tasks: Tasks,
 }
 
 struct Inner {

@@ -1,8 +1,8 @@
-//! The snapshot file, version 1. Every frame has its checksum, and the last one says how many there
+//! The snapshot file. Every frame has its checksum, and the last one says how many there
 //! must be: a file that is cut short, or has rotted anywhere, is never installed.
 //!
 //! ```text
-//! "MAIASNP2": the last is the data format
+//! "MAIASNP3": the last is the data format
 //! frame: [kind u8][length u32 LE][crc32c of kind and payload u32 LE][payload]
 //!   kind 1, first:  maia.raft.v1.SnapshotMeta
 //!   kind 2, any:    rows: [family u8][key length u32 LE][key after the group's id]

@@ -326,16 +326,18 @@ async fn what_another_node_hands_over_is_kept_once_with_the_stronger_word() {
     let mut theirs = entries(&quarantine).remove(1);
     assert_eq!(theirs.acknowledged, Acknowledged::Perhaps);
     theirs.acknowledged = Acknowledged::Yes;
-    assert!(quarantine.adopt(theirs.clone(), true).unwrap().is_some());
+    let adopted =
+        |entry: &Entry, trusted| quarantine.adopt(entry.clone(), trusted).unwrap().is_some();
+    assert!(adopted(&theirs, true));
     theirs.acknowledged = Acknowledged::No;
     theirs.waiting = Some(Waiting::Rejected);
-    assert!(quarantine.adopt(theirs.clone(), true).unwrap().is_some());
+    assert!(adopted(&theirs, true));
     assert_eq!(quarantine.count().unwrap(), 3);
     let kept = quarantine.get(theirs.id).unwrap().unwrap();
     let word = (kept.acknowledged, kept.waiting);
     assert_eq!(word, (Acknowledged::Yes, Some(Waiting::Rejected)));
     theirs.waiting = Some(Waiting::RemovedNode);
-    assert!(quarantine.adopt(theirs.clone(), false).unwrap().is_some());
+    assert!(adopted(&theirs, false));
     let kept = quarantine.get(theirs.id).unwrap().unwrap();
     assert_eq!(kept.waiting, Some(Waiting::Rejected), "not in its place");
     let other = entries(&quarantine).remove(0);
@@ -344,16 +346,11 @@ async fn what_another_node_hands_over_is_kept_once_with_the_stronger_word() {
         ..other
     };
     for is_trusted in [true, false] {
-        assert!(
-            quarantine
-                .adopt(planted.clone(), is_trusted)
-                .unwrap()
-                .is_none()
-        );
+        assert!(!adopted(&planted, is_trusted));
     }
     assert_eq!(quarantine.get(theirs.id).unwrap().unwrap(), kept);
     theirs.id.position.index = Index::new(9);
-    assert!(quarantine.adopt(theirs.clone(), true).unwrap().is_some());
+    assert!(adopted(&theirs, true));
     quarantine.compact().unwrap();
     assert!(quarantine.has(theirs.id).unwrap());
 }

@@ -3,6 +3,7 @@
 //! waits for the token's write, and is passed on to the leader where that takes too long.
 //!
 //! ```text
+//!  no copy here yet, though this node is to have one ─▶ wait, up to TOKEN_PATIENCE ─▶ not yet
 //!  token ─▶ in this state? ──applied──▶ served here
 //!             │   │  └──diverged──▶ diverged_history
 //!             │   └──not yet──▶ wait, up to TOKEN_PATIENCE ─▶ look again
@@ -70,14 +71,18 @@ impl DataService {
         }
         let tenant = &query.tenant;
         let group = self.group_for(tenant, token.as_ref(), deadline).await?;
-        self.prepare_read(group, tenant, *strong, deadline).await?;
+        let prepared = self.prepare_read(group, tenant, *strong, deadline).await;
         let position = token.as_ref().map(|token| token.position);
         // What is taken for the leader may be deposed: it is asked only for what it can prove to have.
         if position.is_none() || *strong {
+            prepared?;
             return self.serve_at(group, query, position, deadline).await;
         }
         let patience = deadline.min(Instant::now() + limits::TOKEN_PATIENCE);
-        let found = self.serve_at(group, query, position, patience).await;
+        let found = match prepared {
+            Ok(()) => self.serve_at(group, query, position, patience).await,
+            Err(refusal) => Err(refusal),
+        };
         match found {
             Err(refusal) if refusal.code == ErrorCode::NotYet => {}
             settled => return settled,
@@ -202,8 +207,9 @@ impl DataService {
         }
         let until = deadline.min(Instant::now() + limits::TOKEN_PATIENCE);
         let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(100));
+        let place = self.2.try_acquire();
         while !self.has_copy(group) {
-            if Instant::now() >= until {
+            if place.is_err() || Instant::now() >= until {
                 let text = "this node is to have a copy of the tenant's group, and has none yet";
                 return Err(Refusal::new(ErrorCode::NotYet, text));
             }

@@ -117,8 +117,19 @@ impl Totals {
 
     /// Whether there is more than there should be.
     pub(super) fn is_over(&self) -> bool {
+        self.is_beyond(8)
+    }
+
+    /// Whether there is more than is left of what makes room: an eighth is for what comes until the next look.
+    pub(super) fn leaves_too_little(&self) -> bool {
+        self.is_beyond(7)
+    }
+
+    /// Whether there is more than so many eighths of what there may be.
+    fn is_beyond(&self, eighths: u64) -> bool {
         let entries: u64 = self.entries.iter().sum();
-        entries > limits::MAX_QUARANTINE_ENTRIES || self.bytes > limits::MAX_QUARANTINE_BYTES
+        entries > limits::MAX_QUARANTINE_ENTRIES / 8 * eighths
+            || self.bytes > limits::MAX_QUARANTINE_BYTES / 8 * eighths
     }
 }
 
@@ -168,16 +179,14 @@ impl Counts {
     }
 
     /// Whether there is room for one more of another node within an `n`th of what there may be, with all that
-    /// came since the last look began. Not before the first look: nobody knows what is there.
-    pub(super) fn has_room(&self, n: u64) -> bool {
-        let Some(seen) = *self.seen.lock().unwrap_or_else(PoisonError::into_inner) else {
-            return false;
-        };
+    /// came since the last look began. None before the first look has ended: nobody knows what is there.
+    pub(super) fn has_room(&self, n: u64) -> Option<bool> {
+        let seen = (*self.seen.lock().unwrap_or_else(PoisonError::into_inner))?;
         let came = self.came();
         let entries: u64 = self.entries().map(|(_, n)| n).sum();
         let bytes = self.bytes() + (came.bytes - seen.bytes);
-        entries + (came.entries - seen.entries) <= limits::MAX_QUARANTINE_ENTRIES / n
-            && bytes <= limits::MAX_QUARANTINE_BYTES / n
+        let few = entries + (came.entries - seen.entries) <= limits::MAX_QUARANTINE_ENTRIES / n;
+        Some(few && bytes <= limits::MAX_QUARANTINE_BYTES / n)
     }
 
     /// What other nodes handed over until now.
@@ -291,7 +300,7 @@ mod tests {
         };
         assert!(!totals.is_over());
         totals.add(Acknowledged::No, 0);
-        assert!(totals.is_over());
+        assert!(totals.is_over() && totals.leaves_too_little());
         totals.add_waiting(Waiting::NotAcknowledged);
         totals.remove_other(0);
         assert_eq!(totals.waiting, [0; Waiting::ALL.len()]);
@@ -306,27 +315,28 @@ mod tests {
     #[test]
     fn what_came_since_the_look_began_takes_room() {
         let counts = Counts::default();
-        assert!(!counts.has_room(1), "nobody has looked yet");
+        assert_eq!(counts.has_room(1), None, "nobody has looked yet");
+        let has_room = |n| counts.has_room(n) == Some(true);
         counts.add_came(limits::MAX_QUARANTINE_BYTES);
         let seen = counts.came();
         counts.set_totals(Totals::default(), seen);
-        assert!(counts.has_room(1), "the look would have found it");
+        assert!(has_room(1), "the look would have found it");
         counts.add_came(limits::MAX_QUARANTINE_BYTES / 2);
-        assert!(counts.has_room(2));
+        assert!(has_room(2));
         counts.add_came(2);
-        assert!(counts.has_room(1) && !counts.has_room(2));
+        assert!(has_room(1) && !has_room(2));
         counts.set_totals(Totals::default(), counts.came());
         for _ in 0..=limits::MAX_QUARANTINE_ENTRIES {
-            assert!(counts.has_room(1));
+            assert!(has_room(1));
             counts.add_came(1);
         }
-        assert!(!counts.has_room(1));
+        assert!(!has_room(1));
         let full = Totals {
             entries: [0, limits::MAX_QUARANTINE_ENTRIES / 2 + 1, 0],
             ..Totals::default()
         };
         counts.set_totals(full, counts.came());
-        assert!(counts.has_room(1) && !counts.has_room(2));
+        assert!(has_room(1) && !has_room(2));
     }
 
     #[test]

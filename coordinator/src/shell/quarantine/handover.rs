@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use maia_common::error_code::ErrorCode;
 use maia_common::ids::{GroupId, NodeId};
+use tokio::sync::oneshot;
 
 use super::{QuarantineService, unreadable};
 use crate::core::custody;
@@ -128,15 +129,44 @@ impl QuarantineService {
             }
             _ => return Err(deleted()),
         };
-        let _one_at_a_time = self.0.intake.lock().await;
-        self.has_room_for(giver)?;
+        // Whoever asks may give up meanwhile: what has begun is done under the lock, and counted.
+        let service = self.clone();
+        let (done, taken) = oneshot::channel();
+        parts.tasks.spawn("a record handed over", async move {
+            // Who asked may just have gone.
+            let _ = done.send(service.take_in(entry, group, giver, deadline).await);
+        });
+        let stopping = |_| Err(Refusal::new(ErrorCode::Unavailable, "the node is stopping"));
+        taken.await.unwrap_or_else(stopping)
+    }
+
+    /// Takes the entry in, as a member of the group.
+    async fn take_in(
+        &self,
+        entry: Entry,
+        group: GroupId,
+        giver: Giver,
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
+        let parts = &self.0.parts;
+        let lock = tokio::time::timeout_at(deadline.into(), self.0.intake.lock()).await;
+        let _one_at_a_time = lock.map_err(|_| {
+            Refusal::new(
+                ErrorCode::Unavailable,
+                "the disk of this node takes too long",
+            )
+        })?;
+        let id = entry.id;
+        let is_here = self.disk(move |entries| entries.has(id)).await;
+        if !is_here.map_err(|error| unreadable(&error))? {
+            self.has_room_for(giver)?;
+        }
         // Asked under the lock: a node that has said that it has nothing takes nothing any more.
         let keepers = custody::keepers(&parts.cluster.state(), group);
         if !keepers.contains(&self.node()) {
             let text = "this node is no member of the tenant's group";
             return Err(Refusal::new(ErrorCode::StalePlacement, text));
         }
-        let (id, tenant) = (entry.id, tenant.clone());
         let is_member = giver == Giver::Member;
         let entry = if is_member {
             entry
@@ -146,12 +176,12 @@ impl QuarantineService {
         let adopted = self.disk(move |entries| entries.adopt(entry, is_member));
         let adopted = adopted.await;
         let Some(size_bytes) = adopted.map_err(|error| unreadable(&error))? else {
-            tracing::warn!(%id, %tenant, ?giver, "another record stands in this quarantine under its id");
+            tracing::warn!(%id, ?giver, "another record stands in this quarantine under its id");
             let text = "another record stands in this node's quarantine under its id";
             return Err(Refusal::new(ErrorCode::NodeConflict, text));
         };
         self.counts().add_came(size_bytes);
-        tracing::debug!(%id, %tenant, ?giver, "took a cut-off record over");
+        tracing::debug!(%id, ?giver, "took a cut-off record over");
         Ok(())
     }
 
@@ -166,9 +196,16 @@ impl QuarantineService {
             Giver::Member => self.counts().has_room(1),
             Giver::Removed(_) => self.counts().has_room(2),
         };
-        has_room.then_some(()).ok_or_else(|| {
-            let text = "the quarantine of this node is full, or was not looked at since its start";
-            Refusal::new(ErrorCode::DiskFull, text)
-        })
+        match has_room {
+            Some(true) => Ok(()),
+            Some(false) => {
+                let text = "the quarantine of this node is full";
+                Err(Refusal::new(ErrorCode::DiskFull, text))
+            }
+            None => {
+                let text = "the quarantine of this node was not looked through since its start";
+                Err(Refusal::new(ErrorCode::Unavailable, text))
+            }
+        }
     }
 }

@@ -350,7 +350,8 @@ impl QuarantineService {
         }
     }
 
-    /// Removes of what nobody was told is safe the oldest, until there is room.
+    /// Where there is too much, removes of what nobody was told is safe the oldest, until there is room again
+    /// for what clients count on.
     async fn make_room(&self, look: &mut Look) {
         if !look.totals.is_over() {
             return;
@@ -359,7 +360,7 @@ impl QuarantineService {
         others.sort_unstable();
         let (mut totals, mut gone) = (look.totals, Vec::new());
         for (_, id, size_bytes) in others {
-            if !totals.is_over() {
+            if !totals.leaves_too_little() {
                 break;
             }
             totals.remove_other(size_bytes);
