@@ -358,20 +358,19 @@ impl Cluster {
             .await;
         serde_json::from_slice(&output.stdout).expect("status prints JSON")
     }
-}
 
-impl Cluster {
-    /// Ends its processes in order, so that all they have is on disk, and copies the files to a folder that stays;
-    /// returns which.
-    pub async fn keep(&self) -> PathBuf {
-        self.maiactl(&["cluster", "down"]).await;
-        let kept = self.dir.with_extension("kept");
-        let copied = tokio::process::Command::new("cp")
-            .args(["-aL", "--"])
-            .args([&self.dir, &kept])
-            .status();
-        assert!(copied.await.expect("cp starts").success());
-        kept
+    /// The digests of a group's state on all nodes; none while a snapshot is just replacing one.
+    pub async fn digests(&self, group: &Value) -> Option<Vec<Value>> {
+        let path = format!("/admin/replication/digest?group={group}");
+        let mut found = Vec::new();
+        for i in 0..self.regions().len() {
+            let answer = self.client.send(&self.api(i, Method::GET, &path)).await;
+            if answer.status == 503 {
+                return None;
+            }
+            found.push(answer.expect_success(&path).json());
+        }
+        Some(found)
     }
 }
 

@@ -179,10 +179,9 @@ pub async fn run_then(
 pub async fn run_alone(options: Options, seed: u64, lasting: Duration) -> Found {
     let stage = Stage::start(options).await;
     let mut found = run(&stage, seed, lasting).await;
-    if !found.violations.is_empty() {
-        let kept = stage.cluster.keep().await;
-        let text = format!("the cluster's files are kept in {}", kept.display());
-        found.violations.push(text);
+    if let Some(last) = found.violations.last_mut() {
+        let kept = stage.keep().await;
+        *last = format!("{last}\nthe cluster's files are kept in {}", kept.display());
     }
     found
 }

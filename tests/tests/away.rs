@@ -45,21 +45,10 @@ async fn reached(cluster: &Cluster, i: usize) -> String {
 
 /// The digests of the group on all nodes, once they are of one position.
 async fn one_state(cluster: &Cluster, group: &Value) {
-    let path = format!("/admin/replication/digest?group={group}");
     wait_until(SOON, "all replicas are one (I13)", || async {
-        let mut found = Vec::new();
-        for i in 0..3 {
-            let answer = cluster
-                .client
-                .send(&cluster.api(i, Method::GET, &path))
-                .await;
-            if answer.status == 503 {
-                return false; // a snapshot is just replacing it
-            }
-            let digest = answer.expect_success("digest").json();
-            found.push(["term", "index", "digest"].map(|part| digest[part].clone()));
-        }
-        found.windows(2).all(|two| two[0] == two[1])
+        let found = cluster.digests(group).await.unwrap_or_default();
+        let parts = |d: &Value| ["term", "index", "digest"].map(|part| d[part].clone());
+        found.len() == 3 && found.iter().all(|d| parts(d) == parts(&found[0]))
     })
     .await;
 }

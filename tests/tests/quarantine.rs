@@ -62,19 +62,8 @@ async fn place_async(cluster: &Cluster, strategy: &str) -> Value {
 
 /// The digest of the group's state on every coordinator, once all are in one position.
 async fn digests(cluster: &Cluster, group: &Value) -> BTreeSet<String> {
-    let path = format!("/admin/replication/digest?group={group}");
     wait_value(SOON, "all replicas are in one position", || async {
-        let mut found = Vec::new();
-        for i in 0..3 {
-            let digest = cluster
-                .client
-                .send(&cluster.api(i, Method::GET, &path))
-                .await;
-            if digest.status == 503 {
-                return None; // a snapshot is just replacing it
-            }
-            found.push(digest.expect_success("digest").json());
-        }
+        let found = cluster.digests(group).await?;
         let position = |d: &Value| (d["term"].clone(), d["index"].clone());
         let is_one = found.iter().all(|d| position(d) == position(&found[0]));
         is_one.then(|| found.iter().map(|d| d["digest"].to_string()).collect())

@@ -114,7 +114,7 @@ pub struct DataParts {
     pub quarantined: Arc<Counts>,
 }
 
-/// The service. Cheap to clone.
+/// The service: what it stands on, homes kept decoded, and places for reads that wait for a copy. Cheap to clone.
 #[derive(Clone)]
 pub struct DataService(DataParts, Arc<Homes>, Arc<Semaphore>);
 

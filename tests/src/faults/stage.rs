@@ -102,6 +102,19 @@ impl Stage {
         stage
     }
 
+    /// Ends the cluster's processes in order, so that all they have is on disk, and copies logs and databases to a
+    /// folder that stays; returns which.
+    pub async fn keep(&self) -> PathBuf {
+        let ended = self.cluster.maiactl(&["cluster", "down"]).await;
+        assert!(ended.status.success(), "cluster down: {ended:?}");
+        let kept = self.cluster.dir().with_extension("kept");
+        copy(self.cluster.dir(), &kept).await;
+        for i in 0..self.cluster.regions().len() {
+            copy(&self.data(i), &kept.join(format!("data-{}", i + 1))).await;
+        }
+        kept
+    }
+
     /// Where a node's databases are.
     #[must_use]
     pub fn data(&self, node: usize) -> PathBuf {
@@ -172,4 +185,13 @@ async fn remade(cluster: &Cluster, disks: &[SmallDisk]) -> Network {
     let network = Network::start(cluster.dir().to_path_buf(), &ports).await;
     cluster.run(&["cluster", "up"]).await;
     network
+}
+
+async fn copy(from: &Path, to: &Path) {
+    let copied = tokio::process::Command::new("cp")
+        .arg("-a")
+        .args([from, to])
+        .status()
+        .await;
+    assert!(copied.expect("cp starts").success(), "to {}", to.display());
 }

@@ -26,6 +26,7 @@ use super::super::types::RaftSnapshotMeta;
 
 /// Ends in the data format.
 const MAGIC: &[u8; 8] = &{
+    assert!(DATA_FORMAT < 10, "one digit");
     let mut magic = *b"MAIASNP0";
     magic[7] = b'0' + DATA_FORMAT as u8;
     magic

@@ -1,7 +1,7 @@
 //! What became of entries, counted by strategy and outcome.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use maia_common::limits;
 use maia_common::wire::record as wire;
@@ -143,30 +143,22 @@ fn nth_why(why: Waiting) -> usize {
     found.unwrap_or_default()
 }
 
-/// What other nodes handed over since the start.
-#[derive(Debug, Default)]
-struct Came {
-    entries: AtomicU64,
-    bytes: AtomicU64,
-}
-
-/// How much that was at a moment.
+/// What other nodes had handed over since the start at a moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Intake {
     pub(super) entries: u64,
     bytes: u64,
 }
 
-/// The counters. Relaxed: they are for people, but for what [`Counts::has_room`] asks under the intake's lock.
+/// The counters. Relaxed: they are for people, and for rough bounds.
 #[derive(Debug, Default)]
 pub struct Counts {
     entries: [AtomicU64; Acknowledged::ALL.len()],
     waiting: [AtomicU64; Waiting::ALL.len()],
     bytes: AtomicU64,
     full: AtomicBool,
-    came: Came,
-    /// What of that a look has counted; none: nobody has looked since the start.
-    seen: Mutex<Option<Intake>>,
+    /// Until now, and what of that a look has counted; none: nobody has looked since the start.
+    came: Mutex<(Intake, Option<Intake>)>,
     outcomes: [[AtomicU64; Outcome::ALL.len()]; STRATEGIES.len()],
 }
 
@@ -181,8 +173,8 @@ impl Counts {
     /// Whether there is room for one more of another node within an `n`th of what there may be, with all that
     /// came since the last look began. None before the first look has ended: nobody knows what is there.
     pub(super) fn has_room(&self, n: u64) -> Option<bool> {
-        let seen = (*self.seen.lock().unwrap_or_else(PoisonError::into_inner))?;
-        let came = self.came();
+        let (came, seen) = *self.lock();
+        let seen = seen?;
         let entries: u64 = self.entries().map(|(_, n)| n).sum();
         let bytes = self.bytes() + (came.bytes - seen.bytes);
         let few = entries + (came.entries - seen.entries) <= limits::MAX_QUARANTINE_ENTRIES / n;
@@ -191,16 +183,18 @@ impl Counts {
 
     /// What other nodes handed over until now.
     pub(super) fn came(&self) -> Intake {
-        Intake {
-            entries: self.came.entries.load(Ordering::Relaxed),
-            bytes: self.came.bytes.load(Ordering::Relaxed),
-        }
+        self.lock().0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Intake, Option<Intake>)> {
+        self.came.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One more came.
     pub(super) fn add_came(&self, size_bytes: u64) {
-        self.came.entries.fetch_add(1, Ordering::Relaxed);
-        self.came.bytes.fetch_add(size_bytes, Ordering::Relaxed);
+        let came = &mut self.lock().0;
+        came.entries += 1;
+        came.bytes += size_bytes;
     }
 
     /// Those of them that wait for the operator, by why.
@@ -243,7 +237,7 @@ impl Counts {
         }
         self.bytes.store(totals.bytes, Ordering::Relaxed);
         self.full.store(totals.is_over(), Ordering::Relaxed);
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
+        self.lock().1 = Some(seen);
     }
 
     pub(super) fn count(&self, how: Option<Resolution>, outcome: Outcome) {

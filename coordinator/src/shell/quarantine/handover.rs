@@ -115,7 +115,8 @@ impl QuarantineService {
     /// # Errors
     /// [`Refusal`]: `unknown_tenant` when its tenant was deleted, `stale_placement` when this node is
     /// no member of the tenant's group either, `disk_full` when its quarantine is full, or, of a node that was
-    /// removed, half full, or its disk has no room; `node_conflict` when another record stands there.
+    /// removed, half full, or its disk has no room; `unavailable` before it has looked through its own; `node_conflict` when another record
+    /// stands there.
     pub async fn take(&self, entry: Entry, giver: Giver, deadline: Instant) -> Result<(), Refusal> {
         let parts = &self.0.parts;
         let deleted = || Refusal::new(ErrorCode::UnknownTenant, "the tenant was deleted");

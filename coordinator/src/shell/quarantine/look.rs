@@ -137,13 +137,11 @@ impl QuarantineService {
 
     async fn look(&self, turns: &mut Turns) -> Look {
         let came = self.counts().came();
-        let (mut look, mut after) = (
-            Look {
-                came,
-                ..Look::default()
-            },
-            None,
-        );
+        let mut look = Look {
+            came,
+            ..Look::default()
+        };
+        let mut after = None;
         turns.begin();
         loop {
             let page = self.disk(move |entries| entries.page(after, PAGE.0, PAGE.1));
