@@ -48,7 +48,9 @@ pub async fn run(global: &Global, verb: ClusterVerb) -> anyhow::Result<()> {
             stop_all(&ClusterFile::read(&dir)?).await
         }
         ClusterVerb::Kill(target) => kill(&ClusterFile::read(&dir)?, &target.node).await,
-        ClusterVerb::Stop(target) => lifecycle::pause(&ClusterFile::read(&dir)?, &target.node),
+        ClusterVerb::Stop(target) => {
+            lifecycle::pause(&ClusterFile::read(&dir)?, &target.node).await
+        }
         ClusterVerb::Cont(target) => lifecycle::go_on(&ClusterFile::read(&dir)?, &target.node),
         ClusterVerb::Restart { target, no_wait } => {
             lifecycle::restart(&dir, &target.node, !no_wait).await

@@ -124,8 +124,7 @@ pub(crate) fn open_raft(
     open(path, &options, (wanted.compression, cache), &RAFT_FAMILIES)
 }
 
-/// Opens `state/` under the node's folder. Its write-ahead log stays in this process' memory until a
-/// buffer is full or it is synced: what is lost with the process is applied again from the log.
+/// Opens `state/` under the node's folder. What is lost of it with the power is applied again from the log.
 pub(crate) fn open_state(
     dir: &Path,
     wanted: &DbOptions,
@@ -133,7 +132,11 @@ pub(crate) fn open_state(
 ) -> Result<Arc<DB>, DbOpenError> {
     let mut options = base_options(wanted.state_write_buffer_bytes);
     options.set_max_total_wal_size(wanted.state_write_buffer_bytes as u64);
-    options.set_manual_wal_flush(true);
+    // A batch is in several families. After a failed write RocksDB makes good again by writing out what is in
+    // memory, one family after the other otherwise: a crash in between would leave half batches. (A log kept in
+    // memory, `manual_wal_flush`, is lost with a failed write of it: RocksDB then takes no write until it is opened
+    // anew, and one moment without room on disk ended all of a node's groups.)
+    options.set_atomic_flush(true);
     // Apply asks for many keys that are not there: new resources, tombstones, outcomes.
     options.set_memtable_whole_key_filtering(true);
     options.set_memtable_prefix_bloom_ratio(0.02);

@@ -9,7 +9,7 @@ use maia_common::runtime::Gate;
 use maia_common::{GroupId, Index, NodeId, Term};
 use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::metrics::RaftDataMetrics;
+use openraft::metrics::{RaftDataMetrics, RaftMetrics};
 use openraft::{Instant as _, ServerState};
 
 use super::catch_up::CatchUp;
@@ -268,11 +268,17 @@ impl Group {
         }
     }
 
+    fn why_stopped(&self, seen: &RaftMetrics<TypeConfig>) -> Option<String> {
+        let error = seen.running_state.as_ref().err()?;
+        let denied = self.tail.lock().denied.clone();
+        Some(denied.unwrap_or_else(|| error.to_string()))
+    }
+
     /// Why the instance has stopped, if it has.
     pub(crate) fn stopped(&self) -> Option<String> {
         let metrics = self.raft.metrics();
         let state = metrics.borrow_watched();
-        state.running_state.as_ref().err().map(ToString::to_string)
+        self.why_stopped(&state)
     }
 
     /// The leader of the newest term, if a quorum elected it.
@@ -347,7 +353,7 @@ impl Group {
             millis_leading: (role == Role::Leader)
                 .then(|| self.millis_leading(Term::new(m.current_term))),
             millis_since_leader: (role != Role::Leader).then(|| self.millis_since_leader()),
-            stopped: m.running_state.as_ref().err().map(ToString::to_string),
+            stopped: self.why_stopped(&m),
             damaged: m.running_state.is_err() && self.tail.lock().damaged,
         }
     }

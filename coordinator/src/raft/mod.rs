@@ -18,6 +18,7 @@ mod codec;
 pub mod config;
 pub mod counters;
 pub mod db;
+mod denial;
 mod disk;
 mod early;
 mod ending;

@@ -153,17 +153,19 @@ pub async fn kill(cluster: &ClusterFile, id: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// SIGSTOP.
+/// SIGSTOP; returns when the process stands still.
 ///
 /// # Errors
-/// When it does not run.
-pub fn pause(cluster: &ClusterFile, id: &str) -> anyhow::Result<()> {
+/// When it does not run, or ends meanwhile.
+pub async fn pause(cluster: &ClusterFile, id: &str) -> anyhow::Result<()> {
     let process = cluster.find(id)?;
     anyhow::ensure!(
         process.signal(Signal::SIGSTOP)?,
         "{} does not run",
         process.name()
     );
+    let still = process.wait_stopped(KILL_DEADLINE).await;
+    anyhow::ensure!(still, "{} does not stand still", process.name());
     Ok(())
 }
 

@@ -197,6 +197,15 @@ impl Process {
         true
     }
 
+    /// Waits until it stands still; `false` when it is gone, and at the deadline.
+    pub async fn wait_stopped(&self, deadline: Duration) -> bool {
+        let end = Instant::now() + deadline;
+        while self.state() == State::Running && Instant::now() < end {
+            tokio::time::sleep(POLL).await;
+        }
+        self.state() == State::Stopped
+    }
+
     /// For messages.
     #[must_use]
     pub fn name(&self) -> String {

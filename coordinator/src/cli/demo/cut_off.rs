@@ -105,7 +105,7 @@ impl Cast<'_> {
             let alone = Instant::now();
             self.lease_over(group).await?;
             let cluster = ClusterFile::read(self.dir)?;
-            cluster::pause(&cluster, &id(self.tour, self.leader))?;
+            cluster::pause(&cluster, &id(self.tour, self.leader)).await?;
             anyhow::Ok(alone)
         };
         let writer = |name| write(&application, proxy, name, acked);

@@ -130,7 +130,7 @@ impl Flusher {
         faults.lies.store(true, Ordering::Relaxed);
     }
 
-    /// The next batch fails, and only that one.
+    /// The next batch fails, and only that one; of one that lies, all are lost.
     #[cfg(test)]
     pub(crate) fn fail_next(&self) {
         let faults = &self.shared.faults;
@@ -316,7 +316,8 @@ impl Shared {
         if self.faults.lies.load(Ordering::Relaxed) {
             replies.drain(..).for_each(|reply| reply.send(&Ok(())));
             std::thread::sleep(std::time::Duration::from_millis(30));
-            if self.lock().state == QueueState::Aborted {
+            let loses = self.faults.fails.load(Ordering::Relaxed);
+            if loses || self.lock().state == QueueState::Aborted {
                 return;
             }
         }

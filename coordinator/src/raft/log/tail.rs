@@ -31,8 +31,11 @@ pub(crate) struct Tail {
     pub(crate) last: Option<RaftLogId>,
     /// The index of the log's first entry, or where the next one will stand when it has none.
     pub(crate) first: u64,
-    /// Whether the disk gave back something else than what was written: a restart is of no use.
+    /// Whether the disk gave back something else than what was written, or the leader denies what is committed here: a
+    /// restart is of no use.
     pub(crate) damaged: bool,
+    /// Why the group has stopped, where its leader denies what is committed here.
+    pub(crate) denied: Option<String>,
     /// What the log's parts weigh, and how old they are.
     pub(crate) ledger: Ledger,
     /// What is answered before its commit, or might be.
@@ -62,6 +65,7 @@ impl Tail {
             last: None,
             first: 0,
             damaged: false,
+            denied: None,
             ledger: Ledger::default(),
             early: Early::default(),
             weight: 0,

@@ -4,6 +4,7 @@
 mod catch_up;
 mod cluster;
 mod damage;
+mod denial;
 mod digests;
 mod early;
 mod entries;

@@ -75,6 +75,10 @@ impl Inbound {
         if !request.entries.is_empty() && self.disk.room() == DiskRoom::Critical {
             return Err(InboundError::DiskFull);
         }
+        group
+            .check_denial(&request)
+            .await
+            .map_err(InboundError::Stopped)?;
         let (committed, came) = (committed_by(&request), Instant::now());
         let answer = group
             .raft
