@@ -105,18 +105,22 @@ impl World {
         self.write(n, vec![Op::Quarantine(kept), Op::Leave], Vec::new());
     }
 
-    fn step_of(&self, n: usize, kept: &Kept) -> Step {
+    fn step_of(&self, n: usize, kept: &Kept, now: quarantine::Now) -> Step {
         let is_blind = self.plan.has(Bug::AppliedTwice);
         let standing = self
             .standing_of(n, kept.entry.id)
             .filter(|standing| !is_blind || *standing == Standing::NotYet);
         let home = Home::Placed(Revision::new(1), self.plan.strategy);
-        let now = quarantine::Now {
-            unix_ms: self.nodes[n].clocks.wall_ms(self.now),
-            max_clock_offset: MAX_CLOCK_OFFSET,
-            group: self.nodes[n].hlc,
-        };
         quarantine::next_step(&kept.entry, standing, home, now)
+    }
+
+    /// What a node's clock tells at a moment of the run.
+    fn told_at(&self, n: usize, at: Micros, group: Hlc) -> quarantine::Now {
+        quarantine::Now {
+            unix_ms: self.nodes[n].clocks.wall_ms(at),
+            max_clock_offset: MAX_CLOCK_OFFSET,
+            group,
+        }
     }
 
     /// Does what is to be done next about a node's quarantine.
@@ -146,7 +150,8 @@ impl World {
 
     /// Whether there was something to do about an entry.
     fn take_up(&mut self, n: usize, kept: Kept) -> bool {
-        match self.step_of(n, &kept) {
+        let now = self.told_at(n, self.now, self.nodes[n].hlc);
+        match self.step_of(n, &kept, now) {
             Step::Later => return false,
             Step::DropCommitted => {
                 self.oracle.counts.proven += 1;
@@ -262,11 +267,13 @@ impl World {
         }
     }
 
-    /// When all is at rest, nothing is in quarantine but what waits for the operator or an unseal.
+    /// When all is at rest, nothing is in quarantine but what waits for the operator, an unseal, or a
+    /// clock that came up to it too late for the resolvers: after half of their time.
     pub fn check_quarantine(&mut self) {
         for n in 0..MEMBERS {
+            let then = self.told_at(n, self.plan.busy + RESOLVE / 2, Hlc::default());
             for kept in self.nodes[n].disk.now.quarantine.clone() {
-                let step = self.step_of(n, &kept);
+                let step = self.step_of(n, &kept, then);
                 let is_open = !self.oracle.is_sealed(kept.entry.record.tenant.as_ref());
                 let is_over = matches!(step, Step::Wait(_)) || !is_open;
                 self.oracle.settles(kept.entry.id, is_over);
